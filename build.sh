@@ -1,0 +1,221 @@
+#!/usr/bin/env bash
+# build.sh: builds, runs and tests unibiomed. `./build.sh help` lists what it can do.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+	cat <<'TEXT'
+usage: ./build.sh COMMAND [OPTIONS]
+
+  deps                     install what is missing (Debian and Ubuntu, as root), else say how to get it
+  build [--preset NAME]    the native library and build/bin/unibiomed; presets: cpu (default), cuda, vulkan
+  demo                     build, then answer about a real image into out/
+  test                     all checks: formatting, vet, C++ tests, Go tests with cgo, with -race and without cgo, benchmarks once
+  test asan | test tsan    the C++ tests under the address and undefined-behaviour, or the thread sanitizer
+  bench [GO TEST OPTIONS]  the Go benchmarks, then the speed and memory of every stage of the model
+  clean                    remove everything that was built
+  help                     this text
+
+examples
+  ./build.sh deps && ./build.sh build
+  ./build.sh build --preset cuda
+  build/bin/unibiomed segment --out out chest.png 'left lung'
+  ./build.sh test
+
+environment
+  UB_JOBS            parallel compile jobs; all processors by default
+  UB_CMAKE_ARGS      more arguments of cmake, for instance -DUB_NATIVE=OFF for a build that runs on other machines
+  CUDA_HOME          where the CUDA toolkit is, when nvcc is not on the path
+  UNIBIOMED_SHARED   the folder of test data, ../shared by default; tests that need it skip when it is not there
+TEXT
+}
+
+say()  { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+fail() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
+
+jobs=${UB_JOBS:-$(getconf _NPROCESSORS_ONLN)}
+shared=${UNIBIOMED_SHARED:-../shared}
+
+# ---------------------------------------------------------------------------------------------------------------- tools
+
+# at_least WANTED FOUND: versions in order
+at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+
+has_header() { printf '#include <%s>\n' "$1" | "${CXX:-c++}" -std=c++17 -fsyntax-only -x c++ - 2>/dev/null; }
+
+# missing prints a line for each tool that is not here or too old: the Debian package, a tab, and what to tell people.
+missing() {
+	local found
+	found=$(go env GOVERSION 2>/dev/null | sed 's/^go//')
+	at_least 1.26 "${found:-0}" || printf -- '-\tGo 1.26 or newer (found %s): https://go.dev/dl\n' "${found:-none}"
+	found=$(cmake --version 2>/dev/null | sed -n 's/^cmake version //p')
+	at_least 3.21 "${found:-0}" || printf 'cmake\tCMake 3.21 or newer (found %s): https://cmake.org/download\n' "${found:-none}"
+	found=$(ninja --version 2>/dev/null || true)
+	[ -n "$found" ] || printf 'ninja-build\tNinja: https://ninja-build.org\n'
+	if ! printf '#include <filesystem>\nint main() { return std::filesystem::path("x").empty(); }\n' |
+		"${CXX:-c++}" -std=c++17 -fsyntax-only -x c++ - 2>/dev/null; then
+		printf 'g++\ta C++17 compiler: GCC 9, Clang 10 or newer\n'
+	elif ! has_header doctest/doctest.h; then
+		printf 'doctest-dev\tdoctest, for the C++ tests: https://github.com/doctest/doctest\n'
+	fi
+}
+
+check_tools() {
+	local list
+	list=$(missing)
+	[ -z "$list" ] && return
+	printf 'build.sh: these are missing:\n' >&2
+	printf '%s\n' "$list" | cut -f 2 | sed 's/^/  /' >&2
+	printf 'On Debian or Ubuntu, "./build.sh deps" as root installs all but Go.\n' >&2
+	exit 1
+}
+
+deps() {
+	local packages=()
+	mapfile -t packages < <(missing | cut -f 1 | grep -v '^-$')
+	# ccache makes later builds from nothing quick, and nothing needs it. A bare machine tells of doctest only when it has a compiler.
+	command -v ccache >/dev/null || packages+=(ccache)
+	[[ " ${packages[*]} " == *" g++ "* ]] && packages+=(doctest-dev)
+	if [ ${#packages[@]} -gt 0 ]; then
+		if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+			say "apt-get install ${packages[*]}"
+			DEBIAN_FRONTEND=noninteractive apt-get update -qq
+			DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
+		else
+			printf 'build.sh: as root on Debian or Ubuntu: apt-get install %s\n' "${packages[*]}" >&2
+		fi
+	fi
+	check_tools
+	say "all tools are here"
+}
+
+# ---------------------------------------------------------------------------------------------------------------- build
+
+# native PRESET: configures once (ninja sees later changes to CMake files by itself) and builds
+native() {
+	# shellcheck disable=SC2086  # UB_CMAKE_ARGS is a list of words
+	if [ ! -f "build/$1/build.ninja" ] || [ -n "${UB_CMAKE_ARGS:-}" ]; then
+		cmake --preset "$1" ${UB_CMAKE_ARGS:-}
+	fi
+	cmake --build "build/$1" -j "$jobs"
+}
+
+# go_linked: what a static link of this preset needs besides, for cgo
+go_linked() {
+	CGO_LDFLAGS="${CGO_LDFLAGS:-} $(cat build/lib/ldflags)"
+	export CGO_LDFLAGS
+}
+
+build() {
+	local preset=cpu
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--preset) preset=${2:?"--preset needs a name"}; shift 2 ;;
+		--preset=*) preset=${1#*=}; shift ;;
+		*) fail "build does not know $1" ;;
+		esac
+	done
+	case $preset in cpu | cuda | vulkan) ;; *) fail "no preset $preset to build: cpu, cuda, vulkan (and test asan, test tsan)" ;; esac
+	check_tools
+	say "native library, preset $preset"
+	native "$preset"
+	say "build/bin/unibiomed"
+	go_linked
+	go build -o build/bin/ ./cmd/unibiomed
+	ls -lh build/bin/unibiomed build/lib/libunibiomed.* | awk '{print "  " $5 "\t" $9}' >&2
+}
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+demo() {
+	build
+	local model=models/unibiomed-nano image=$shared/data/xray/hannover_2cd63b76.jpg
+	if [ ! -f "$model/model.json" ]; then
+		model=build/demo/tiny
+		[ -d "$shared/golden/tiny/checkpoint" ] || fail "the demo needs a model: models/unibiomed-nano, or $shared/golden/tiny/checkpoint to convert"
+		say "convert $shared/golden/tiny/checkpoint (random weights: the answer is noise, its shape is right)"
+		rm -rf "$model"
+		build/bin/unibiomed convert "$shared/golden/tiny/checkpoint" --out "$model"
+	fi
+	rm -rf out/demo
+	say "segment"
+	build/bin/unibiomed segment --model "$model" --out out/demo "$image" "left lung" "right lung"
+	say "ask"
+	build/bin/unibiomed ask --model "$model" --out out/demo "$image" -p 'Please describe the image, and segment what you see.'
+	say "results in out/demo"
+	ls -l out/demo >&2
+}
+
+# ----------------------------------------------------------------------------------------------------------------- test
+
+test_sanitized() {
+	check_tools
+	say "C++ tests, preset $1"
+	native "$1"
+	# The leak checker would need ptrace, which containers often refuse; leaks of our objects are covered by the Go tests.
+	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 \
+		ctest --test-dir "build/$1" --output-on-failure
+}
+
+test_all() {
+	check_tools
+	say "gofmt"
+	local unformatted
+	unformatted=$(gofmt -l bindings cmd unibiomed)
+	[ -z "$unformatted" ] || fail "gofmt would change: $unformatted"
+	say "go vet"
+	go vet ./...
+	CGO_ENABLED=0 go vet ./...
+
+	build
+	say "C++ tests"
+	ctest --test-dir build/cpu --output-on-failure
+	say "Go tests with cgo"
+	# Under the race detector: the packages that goroutines share.
+	go test -timeout 40m -race ./bindings ./unibiomed
+	go list ./... | grep -vE '/(bindings|unibiomed)$' | xargs go test -timeout 40m
+	say "Go tests without cgo"
+	CGO_ENABLED=0 go test -timeout 20m ./bindings
+	CGO_ENABLED=0 go build -o build/bin/unibiomed-nocgo ./cmd/unibiomed
+	build/bin/unibiomed-nocgo --help >/dev/null
+	say "benchmarks, once each"
+	go test -timeout 20m -run '^$' -bench . -benchtime 1x ./...
+	say "all tests passed"
+}
+
+# ---------------------------------------------------------------------------------------------------------------- bench
+
+bench() {
+	build
+	say "Go benchmarks"
+	go test -run '^$' -bench . "$@" ./...
+	local model=models/unibiomed-nano
+	[ -f "$model/model.json" ] || model=build/demo/tiny
+	if [ -f "$model/model.json" ]; then
+		say "stages of $model"
+		build/bin/unibiomed bench --model "$model"
+	else
+		say "no model for the stages: ./build.sh demo makes one"
+	fi
+}
+
+# ----------------------------------------------------------------------------------------------------------------- main
+
+command=${1:-help}
+[ $# -gt 0 ] && shift
+case $command in
+deps) deps ;;
+build) build "$@" ;;
+demo) demo ;;
+test)
+	case ${1:-} in
+	'') test_all ;;
+	asan | tsan) test_sanitized "$1" ;;
+	*) fail "test does not know $1" ;;
+	esac
+	;;
+bench) bench "$@" ;;
+clean) rm -rf build out bindings/native_stamp.h ;;
+help | -h | --help) usage ;;
+*) usage >&2; exit 2 ;;
+esac

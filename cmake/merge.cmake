@@ -1,0 +1,16 @@
+# Merges the static libraries of PARTS into OUT. Run with cmake -P.
+get_filename_component(folder ${OUT} DIRECTORY)
+file(MAKE_DIRECTORY ${folder})
+file(REMOVE ${OUT})
+if (APPLE)
+    execute_process(COMMAND libtool -static -o ${OUT} ${PARTS} COMMAND_ERROR_IS_FATAL ANY)
+else()
+    # ar's script mode keeps members of one name apart, which extracting them to a folder would not.
+    set(script "CREATE ${OUT}\n")
+    foreach (part ${PARTS})
+        string(APPEND script "ADDLIB ${part}\n")
+    endforeach()
+    file(WRITE ${OUT}.mri "${script}SAVE\nEND\n")
+    execute_process(COMMAND ${AR} -M INPUT_FILE ${OUT}.mri COMMAND_ERROR_IS_FATAL ANY)
+    file(REMOVE ${OUT}.mri)
+endif()

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/unibiomed/go-unibiomed/bindings"
+	"github.com/unibiomed/go-unibiomed/unibiomed/checkpoint"
+)
+
+// makeFlags are those of the verbs that make a model folder.
+type makeFlags struct {
+	Out       string `short:"o" required:"" placeholder:"DIR" help:"The model folder to make. It appears whole or not at all."`
+	Type      string `placeholder:"T" help:"Type of all three parts: ${types}."`
+	Language  string `placeholder:"T" help:"Type of the language model."`
+	Vision    string `placeholder:"T" help:"Type of the vision tower."`
+	Grounding string `placeholder:"T" help:"Type of SAM 2."`
+	Name      string `placeholder:"NAME" help:"Name of the model. Default: the checkpoint's own, or that of the folder."`
+	Overwrite bool   `help:"Replace a folder that holds a model and nothing else."`
+	Threads   int    `placeholder:"N" help:"CPU threads for packing. Default: the number of physical cores."`
+	JSON      bool   `help:"Print the summary as JSON."`
+	Quiet     bool   `short:"q" help:"No progress."`
+}
+
+// make runs Convert or Quantize and prints what was made. fallback is the type where no flag names one.
+func (f makeFlags) make(ctx context.Context, s *streams, source, fallback string,
+	run func(ctx context.Context, source, dest string, o checkpoint.Options) (*checkpoint.Summary, error)) error {
+	if f.Threads < 0 {
+		return usagef("--threads: %d is not a number of threads", f.Threads)
+	}
+	o := checkpoint.Options{
+		Language:  cmp.Or(f.Language, f.Type, fallback),
+		Vision:    cmp.Or(f.Vision, f.Type, fallback),
+		Grounding: cmp.Or(f.Grounding, f.Type, fallback),
+		Name:      f.Name,
+		Overwrite: f.Overwrite,
+		Quantizer: checkpoint.QuantizerFunc(func(typ string, src []float32, rows, rowLength int, dst []byte) error {
+			return bindings.Quantize(typ, src, rows, rowLength, dst, f.Threads)
+		}),
+	}
+	for _, given := range []struct{ flag, typ string }{
+		{"--type", f.Type}, {"--language", f.Language}, {"--vision", f.Vision}, {"--grounding", f.Grounding},
+	} {
+		if given.typ != "" && !slices.Contains(checkpoint.Types(), given.typ) {
+			return usagef("%s: %q, want one of %s", given.flag, given.typ, strings.Join(checkpoint.Types(), " "))
+		}
+	}
+	bar := newProgress(s.err, f.Quiet, 1)
+	o.Progress = func(done, total int64, name string) {
+		bar.label = name
+		bar.set("", float64(done)/float64(max(total, 1)))
+	}
+	summary, err := run(ctx, source, f.Out, o)
+	bar.finish()
+	if err != nil {
+		return err
+	}
+	if f.JSON {
+		return encodeJSON(s.out, summaryDocument(f.Out, summary), true)
+	}
+	return printSummary(s.out, f.Out, summary)
+}
+
+type convertCmd struct {
+	makeFlags
+	Source string `arg:"" name:"HF_FOLDER" help:"The checkpoint: model.safetensors or its shards, config.json, the tokenizer's files."`
+}
+
+func (convertCmd) Help() string {
+	return `Reads a Hugging Face checkpoint folder and writes a model folder, streaming. Everything that can be checked is checked
+before anything is written. Default type: f32. A row that a type can't hold takes the next type that can; the summary says so.
+
+Examples:
+  unibiomed convert UniBiomed/ --out unibiomed-1b-q8_0 --type q8_0
+  unibiomed convert UniBiomed/ --out unibiomed-1b-q4_0 --language q4_0 --vision q8_0 --grounding q8_0`
+}
+
+func (c *convertCmd) Run(ctx context.Context, s *streams) error {
+	return c.make(ctx, s, c.Source, "", checkpoint.Convert)
+}
+
+type quantizeCmd struct {
+	makeFlags
+	Source string `arg:"" name:"MODEL" help:"The model folder to start from, best one in f32, f16 or bf16."`
+}
+
+func (quantizeCmd) Help() string {
+	return `A part without a type flag is copied as it is.
+
+Examples:
+  unibiomed quantize unibiomed-1b-f32 --out unibiomed-1b-q8_0 --type q8_0
+  unibiomed quantize unibiomed-1b-f32 --out smaller --language q4_0`
+}
+
+func (c *quantizeCmd) Run(ctx context.Context, s *streams) error {
+	if c.Type == "" && c.Language == "" && c.Vision == "" && c.Grounding == "" {
+		return usagef("give --type, or a type for a part: --language, --vision, --grounding")
+	}
+	return c.make(ctx, s, c.Source, "", checkpoint.Quantize)
+}
+
+// summaryDocument is the JSON of convert and quantize.
+func summaryDocument(dir string, s *checkpoint.Summary) any {
+	type fallback struct {
+		Tensor    string `json:"tensor"`
+		RowLength int64  `json:"row_length"`
+		Wanted    string `json:"wanted"`
+		Used      string `json:"used"`
+	}
+	type part struct {
+		Part      checkpoint.Part `json:"part"`
+		Type      string          `json:"type"`
+		Bytes     int64           `json:"bytes"`
+		Tensors   map[string]int  `json:"tensors"`
+		Fallbacks []fallback      `json:"fallbacks"`
+	}
+	parts := []part{}
+	for _, p := range s.Parts {
+		doc := part{p.Part, p.Type, p.Bytes, p.Tensors, []fallback{}}
+		for _, f := range p.Fallbacks {
+			doc.Fallbacks = append(doc.Fallbacks, fallback(f))
+		}
+		parts = append(parts, doc)
+	}
+	return struct {
+		Schema string               `json:"schema"`
+		Folder string               `json:"folder"`
+		Parts  []part               `json:"parts"`
+		Model  *checkpoint.Manifest `json:"model"`
+	}{"unibiomed.summary/1", dir, parts, s.Model}
+}
+
+func printSummary(w io.Writer, dir string, s *checkpoint.Summary) error {
+	fmt.Fprintf(w, "%s: %s\n", dir, s.Model.Name)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var total int64
+	for _, p := range s.Parts {
+		total += p.Bytes
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", p.Part, p.Type, bytesText(uint64(p.Bytes)), typeCounts(p.Tensors))
+	}
+	fmt.Fprintf(t, "  total\t\t%s\t\n", bytesText(uint64(total)))
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, p := range s.Parts {
+		kinds := map[string]int{}
+		for _, f := range p.Fallbacks {
+			kinds[fmt.Sprintf("%s can't hold rows of %d: stored as %s", f.Wanted, f.RowLength, f.Used)]++
+		}
+		for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+			fmt.Fprintf(w, "  %s: %d tensors: %s\n", p.Part, kinds[kind], kind)
+		}
+	}
+	return nil
+}
+
+// typeCounts prints "145 q8_0, 170 f32", the most frequent type first.
+func typeCounts(tensors map[string]int) string {
+	names := slices.SortedFunc(maps.Keys(tensors), func(a, b string) int {
+		return cmp.Or(cmp.Compare(tensors[b], tensors[a]), cmp.Compare(a, b))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%d %s", tensors[name], name)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package main
+
+const linkedHow = "loaded at run time (purego)"

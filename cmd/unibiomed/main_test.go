@@ -1,0 +1,241 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"hash/crc32"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+
+	"github.com/unibiomed/go-unibiomed/unibiomed/evaluation"
+)
+
+// The scripts run the command as a process: this test program itself.
+func TestMain(m *testing.M) {
+	testscript.Main(tidy{m}, map[string]func(){"unibiomed": main})
+}
+
+// tidy removes the model that the tests share.
+type tidy struct{ m *testing.M }
+
+func (t tidy) Run() int {
+	defer func() {
+		if tinyParent != "" {
+			os.RemoveAll(tinyParent)
+		}
+	}()
+	return t.m.Run()
+}
+
+// sharedDir is the folder of reference data, "" when it is absent.
+func sharedDir() string {
+	dir := os.Getenv("UNIBIOMED_SHARED")
+	if dir == "" {
+		dir = filepath.Join("..", "..", "..", "shared")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(dir, "golden", "tiny", "checkpoint")); err != nil {
+		return ""
+	}
+	return dir
+}
+
+// tiny is the golden checkpoint as a model folder, made once by the command itself.
+var tiny = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "unibiomed-test-")
+	if err != nil {
+		return "", err
+	}
+	tinyParent = dir
+	model := filepath.Join(dir, "tiny")
+	var stderr bytes.Buffer
+	if code := run(context.Background(), []string{"convert", filepath.Join(sharedDir(), "golden", "tiny", "checkpoint"), "--out", model}, io.Discard, &stderr); code != 0 {
+		return "", &usageError{stderr.String()}
+	}
+	return model, nil
+})
+
+var tinyParent string
+
+// tinyModel skips the test when there is no reference data.
+func tinyModel(t *testing.T) string {
+	if sharedDir() == "" {
+		t.Skip("no reference data: put the shared folder beside the repository or set UNIBIOMED_SHARED")
+	}
+	dir, err := tiny()
+	require.NoError(t, err)
+	return dir
+}
+
+func TestScripts(t *testing.T) {
+	scripts(t, "testdata/script")
+}
+
+func TestModelScripts(t *testing.T) {
+	tinyModel(t)
+	scripts(t, "testdata/model")
+}
+
+func scripts(t *testing.T, dir string) {
+	testscript.Run(t, testscript.Params{
+		Dir: dir,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("UNIBIOMED_MODEL", "")
+			if shared := sharedDir(); shared != "" && tinyParent != "" {
+				e.Setenv("SHARED", shared)
+				e.Setenv("TINY", filepath.Join(tinyParent, "tiny"))
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":  checkExit,
+			"result": checkResults,
+			"field":  checkField,
+			"png":    claimPNG,
+			"damage": damage,
+		},
+	})
+}
+
+// exits CODE COMMAND...: the command ends with this exit code.
+func checkExit(ts *testscript.TestScript, neg bool, args []string) {
+	code := "0"
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		code = strconv.Itoa(exit.ExitCode())
+	}
+	if (code == args[0]) == neg {
+		ts.Fatalf("exit code %s, want %s", code, args[0])
+	}
+}
+
+// result FILE [N]: FILE holds N result documents (default 1) that the strict parser accepts.
+func checkResults(ts *testscript.TestScript, neg bool, args []string) {
+	want := 1
+	if len(args) == 2 {
+		var err error
+		want, err = strconv.Atoi(args[1])
+		ts.Check(err)
+	}
+	d := json.NewDecoder(strings.NewReader(ts.ReadFile(args[0])))
+	n := 0
+	for ; ; n++ {
+		var raw json.RawMessage
+		err := d.Decode(&raw)
+		if err == io.EOF {
+			break
+		}
+		ts.Check(err)
+		_, err = evaluation.ParseResult(raw)
+		ts.Check(err)
+	}
+	if (n == want) == neg {
+		ts.Fatalf("%s: %d results, want %d", args[0], n, want)
+	}
+}
+
+// field FILE a.b.0 VALUE: the JSON document has this value there; a VALUE ending in * is a beginning.
+func checkField(ts *testscript.TestScript, neg bool, args []string) {
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &v))
+	for _, name := range strings.Split(args[1], ".") {
+		switch x := v.(type) {
+		case map[string]any:
+			v = x[name]
+		case []any:
+			i, err := strconv.Atoi(name)
+			ts.Check(err)
+			if i >= len(x) {
+				ts.Fatalf("%s: %s: %d elements", args[0], args[1], len(x))
+			}
+			v = x[i]
+		default:
+			v = nil
+		}
+	}
+	text, ok := v.(string)
+	if !ok {
+		data, err := json.Marshal(v)
+		ts.Check(err)
+		text = string(data)
+	}
+	beginning, open := strings.CutSuffix(args[2], "*")
+	if equal := text == args[2] || open && strings.HasPrefix(text, beginning); equal == neg {
+		ts.Fatalf("%s: %s is %s", args[0], args[1], text)
+	}
+}
+
+// png FILE W H: a PNG that claims a size and has no pixels.
+func claimPNG(ts *testscript.TestScript, neg bool, args []string) {
+	var header [13]byte
+	for i, arg := range args[1:] {
+		n, err := strconv.Atoi(arg)
+		ts.Check(err)
+		binary.BigEndian.PutUint32(header[4*i:], uint32(n))
+	}
+	header[8], header[9] = 8, 2
+	data := []byte("\x89PNG\r\n\x1a\n")
+	for _, chunk := range [][]byte{append([]byte("IHDR"), header[:]...), []byte("IEND")} {
+		data = binary.BigEndian.AppendUint32(data, uint32(len(chunk)-4))
+		data = append(data, chunk...)
+		data = binary.BigEndian.AppendUint32(data, crc32.ChecksumIEEE(chunk))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o644))
+}
+
+// damage FILE OFFSET: one byte is changed; a negative offset counts from the end.
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	data := []byte(ts.ReadFile(args[0]))
+	at, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	if at < 0 {
+		at += len(data)
+	}
+	data[at] ^= 0x55
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o644))
+}
+
+// Ctrl-C cancels the context that main makes: the command ends soon, says nothing of success, and leaves no file.
+func TestInterrupted(t *testing.T) {
+	model := tinyModel(t)
+	image := filepath.Join(sharedDir(), "data", "ultrasound", "biomedparse_20_ultrasound_breast.png")
+	for _, args := range [][]string{
+		{"segment", image, "tumor in breast ultrasound"},
+		{"bench"},
+	} {
+		ctx, cancel := context.WithCancel(context.Background())
+		out := t.TempDir()
+		args = append(args, "--model", model)
+		if args[0] == "segment" {
+			args = append(args, "--out", out)
+		}
+		timer := time.AfterFunc(300*time.Millisecond, cancel)
+		var stdout, stderr bytes.Buffer
+		code := run(ctx, args, &stdout, &stderr)
+		timer.Stop()
+		require.Equal(t, exitInterrupted, code, stderr.String())
+		require.Empty(t, stdout.String())
+		left, err := os.ReadDir(out)
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/unibiomed/go-unibiomed/unibiomed"
+)
+
+// modelFlags say which model answers, and where. Every verb that computes has them.
+type modelFlags struct {
+	Model       string `short:"m" env:"UNIBIOMED_MODEL" placeholder:"DIR" help:"Model folder. Default: the model that came with the command."`
+	Device      string `default:"auto" placeholder:"NAME" help:"auto, cpu, or a device that doctor lists, such as cuda0."`
+	Threads     int    `placeholder:"N" help:"CPU threads. Default: the number of physical cores."`
+	Context     int    `placeholder:"N" help:"Positions of a conversation. Default: 8192, or what the model was trained for."`
+	MemoryLimit uint64 `placeholder:"BYTES" help:"Refuse a model whose plan needs more. Default: what is free."`
+}
+
+func (f modelFlags) validate() error {
+	if f.Threads < 0 {
+		return usagef("--threads: %d is not a number of threads", f.Threads)
+	}
+	if f.Context < 0 {
+		return usagef("--context: %d is not a number of positions", f.Context)
+	}
+	return nil
+}
+
+func (f modelFlags) options() unibiomed.Options {
+	o := unibiomed.Options{Device: f.Device, Threads: f.Threads, Context: f.Context, MemoryLimit: f.MemoryLimit}
+	if o.Device == "auto" {
+		o.Device = ""
+	}
+	return o
+}
+
+// dir is the model folder that the flags name.
+func (f modelFlags) dir() (string, error) {
+	if f.Model == "" {
+		return defaultModel()
+	}
+	if _, err := os.Stat(f.Model); err != nil {
+		return "", err
+	}
+	return f.Model, nil
+}
+
+func (f modelFlags) open(ctx context.Context) (*unibiomed.Pipeline, error) {
+	if err := f.validate(); err != nil {
+		return nil, err
+	}
+	dir, err := f.dir()
+	if err != nil {
+		return nil, err
+	}
+	return unibiomed.Open(ctx, dir, f.options())
+}
+
+// defaultModel is replaced when a model is embedded in the command.
+func defaultModel() (string, error) {
+	return "", usagef("no model: give --model DIR, or set UNIBIOMED_MODEL")
+}

@@ -1,0 +1,1 @@
+"""The UniBiomed architecture in plain PyTorch: for reading, for parity checks and for training unibiomed-nano."""

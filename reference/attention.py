@@ -1,0 +1,14 @@
+"""Softmax attention, the one formula that every part shares."""
+
+import torch
+
+
+def attention(q, k, v, mask=None):
+    """q [..., Nq, D], k and v [..., Nk, D]; mask is added to the scores. The scale is D^-0.5.
+
+    Written out: on a CPU its backward pass is several times faster than the fused operator's at these sizes.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores + mask.to(scores.dtype)
+    return torch.softmax(scores, dim=-1, dtype=scores.dtype) @ v

@@ -1,0 +1,298 @@
+"""The training set of unibiomed-nano: index, pixel cache, target phrases and augmentation.
+
+The folder holds index.jsonl (one image a line) with JPEG images and 1-bit PNG masks. Rows flagged non-commercial are never read.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from .preprocess import load_rgb
+from .texts import View
+
+CACHE_SIDE = 384  # no image of the set has a longer side
+
+# Mirroring keeps the anatomy right for these sources; FREE ones may also be turned upside down and rotated at will.
+FREE = {"isic2017", "kvasir_seg", "dsb2018", "ebhi_seg", "tnbc", "idrid_seg", "idrid_grading", "fives", "hrf", "chasedb1"}
+MIRROR = FREE | {
+    "vocalfolds", "kermany_oct", "ibsi_sts", "brisc2025", "bhsd", "physionet_ct_ich", "mslesion_lit", "arcade",
+    "hc18", "busi", "breast_lesions_usg", "liver_us_zenodo", "ccaus", "covid_cxr", "kermany_cxr", "spider",
+}  # fmt: skip
+
+# Image-level labels of these sources name the only class an image has, so their other classes tell look-alikes apart.
+# They are asked less often as absent targets: a phrase that is plausible for the image should give a mask.
+LOOK_ALIKE = {"isic2017", "ebhi_seg", "bhsd", "kermany_oct", "brisc2025", "breast_lesions_usg", "liver_us_zenodo"}
+
+FAMILY = {
+    "CT": "ct", "MRI": "mri", "MRI-FLAIR": "mri", "MRI-T1": "mri", "MRI-T1-Gd": "mri", "MRI-T2": "mri", "OCT": "oct", "PET": "pet",
+    "X-Ray": "xray", "dermoscopy": "dermoscopy", "endoscope": "endoscopy", "fundus": "fundus", "pathology": "pathology",
+    "ultrasound": "ultrasound",
+}  # fmt: skip
+
+
+@dataclass
+class Row:
+    """One image: its index line plus where its masks start in the cache."""
+
+    number: int
+    info: dict
+    masks: range
+
+    @property
+    def family(self):
+        return FAMILY[self.info["modality"]]
+
+    @property
+    def phrases(self):
+        return [t["phrase"] for t in self.info["targets"]]
+
+
+class Dataset:
+    """Rows of index.jsonl; splits are lists of row numbers. With a `work` folder the pixels are cached there for training."""
+
+    def __init__(self, folder, work):
+        self.folder, self.work = Path(folder), work and Path(work)
+        lines = [json.loads(line) for line in open(self.folder / "index.jsonl")]
+        self.rows, start = [], 0
+        for info in (line for line in lines if not line["noncommercial"]):
+            self.rows.append(Row(len(self.rows), info, range(start, start + len(info["targets"]))))
+            start += len(info["targets"])
+        self.splits = {s: [r.number for r in self.rows if r.info["split"] == s] for s in ("train", "val", "test")}
+        # The vocabulary of targets is that of the training split; a phrase met only in the test split stays unknown.
+        known = [r for r in self.rows if r.info["split"] == "train"]
+        self.phrases = sorted({p for r in known for p in r.phrases}) + ["no findings"]
+        self.phrase_id = {p: i for i, p in enumerate(self.phrases)}
+        self.classes, self.known = {}, {}
+        for r in known:
+            self.classes.setdefault((r.info["source"], r.info["modality"]), set()).update(r.phrases)
+        if work:
+            self._cache()
+
+    def _cache(self):
+        """Stretches every image and mask to CACHE_SIDE squares, once; masks are packed to bits."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        images, masks = self.work / "images.npy", self.work / "masks.npy"
+        n, m, side = len(self.rows), self.rows[-1].masks.stop, CACHE_SIDE
+        if not masks.exists():
+            x = np.lib.format.open_memmap(images, "w+", np.uint8, (n, side, side, 3))
+            y = np.zeros((m, side * side // 8), np.uint8)
+            for r in self.rows:
+                x[r.number] = np.asarray(load_rgb(self.folder / r.info["image"]).resize((side, side)))
+                for k, t in zip(r.masks, r.info["targets"]):
+                    soft = Image.open(self.folder / t["mask"]).convert("L").resize((side, side), Image.BILINEAR)
+                    y[k] = np.packbits(np.asarray(soft) > 127)
+            x.flush()
+            np.save(masks, y)
+        self.images = np.load(images, mmap_mode="r")
+        self.masks = np.load(masks)
+
+    def image(self, number):
+        """The decoded image at its own size."""
+        return load_rgb(self.folder / self.rows[number].info["image"])
+
+    def mask(self, number, target):
+        """The true mask at the image's own size, bool [h, w]."""
+        return np.asarray(Image.open(self.folder / self.rows[number].info["targets"][target]["mask"]).convert("L")) > 127
+
+    def absent(self, row):
+        """Annotated classes of this source that the image does not show."""
+        info = row.info
+        labelled_only = not info["targets"] and info["findings"] not in ("no findings",)
+        names = set() if labelled_only else set(self.classes.get((info["source"], info["modality"]), ()))
+        if info["source"] == "busi" and info["findings"] == "no findings":
+            names = {"benign tumor in breast ultrasound", "malignant tumor in breast ultrasound"}
+        if info["source"] == "idrid_grading" and info["findings"] == "no findings":
+            names = {f"{x} in retinal fundus" for x in ("hemorrhage", "microaneurysm", "hard exudates", "soft exudates")}
+        return sorted(names - set(row.phrases))
+
+    def foreign(self, row, rng):
+        """A phrase of another modality or body part: certainly not in the image."""
+        while True:
+            phrase = self.phrases[rng.integers(len(self.phrases) - 1)]
+            site = f"in {row.info['site']} {row.info['modality']}" if row.info["site"] else row.info["modality"]
+            alike = phrase.endswith(site) or (row.family == "pathology" and phrase.endswith("pathology"))
+            # T1, T2 and FLAIR name the same tissue; soft-tissue tumours lie in whole-body slices of three modalities.
+            alike |= row.family == "mri" and " MRI" in phrase
+            alike |= row.info["source"] == "ibsi_sts" and "soft tissue" in phrase
+            if not alike:
+                return phrase
+
+    def weights(self):
+        """Sampling weight of every training row: small sources are seen more often, large ones less."""
+        numbers = self.splits["train"]
+        source = lambda i: (self.rows[i].info["source"], self.rows[i].info["modality"])
+        count = {}
+        for i in numbers:
+            count[source(i)] = count.get(source(i), 0) + 1
+        w = np.array([count[source(i)] ** -0.35 for i in numbers])
+        return w / w.sum()
+
+    def targets(self, row, rng, most=3):
+        """Draws what to ask of one image: [(phrase, mask number or None)], at least one absent target among them."""
+        present = list(zip(row.phrases, row.masks))
+        rng.shuffle(present)
+        chosen = [(p, k) for p, k in present[:most] if p in self.phrase_id]
+        here = self.absent(row)
+        ask_here = here and rng.random() < (0.15 if row.info["source"] in LOOK_ALIKE else 0.7)
+        chosen.append((here[rng.integers(len(here))] if ask_here else self.foreign(row, rng), None))
+        if rng.random() < 0.1:
+            chosen.append(("no findings", None))
+        return chosen
+
+    def batch(self, numbers, size, rng, device="cpu"):
+        """Augmented images and drawn targets.
+
+        Returns uint8-valued f32 [B, 3, size, size], the image of each target [n], phrase ids [n] and masks [n, size/2, size/2] in 0..1.
+        """
+        images, thetas, owners, phrases, bits = [], [], [], [], []
+        for b, i in enumerate(numbers):
+            row = self.rows[i]
+            theta, mirrored = affine(row.info["source"], rng)
+            images.append(self.images[i])
+            thetas.append(theta)
+            for phrase, k in self.targets(row, rng):
+                owners.append(b)
+                phrases.append(self.phrase_id[swap_sides(phrase) if mirrored else phrase])
+                bits.append(self.masks[k] if k is not None else np.zeros_like(self.masks[0]))
+        side = CACHE_SIDE
+        thetas = torch.tensor(np.stack(thetas), dtype=torch.float32, device=device)
+        grid = F.affine_grid(thetas, (len(numbers), 3, size, size), align_corners=False)
+        x = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
+        x = F.grid_sample(x, grid, mode="bilinear", align_corners=False)
+        x = intensity(x, rng)
+        y = torch.from_numpy(np.unpackbits(np.stack(bits), axis=1)).to(device).reshape(-1, 1, side, side).float()
+        y = F.grid_sample(y, grid[owners], mode="bilinear", align_corners=False)
+        return x, torch.tensor(owners), torch.tensor(phrases), F.avg_pool2d(y, 2)[:, 0]
+
+    def views(self, numbers, size, rng, device="cpu", boxes=0.4):
+        """Augmented images for the language branch and what each shows.
+
+        Returns uint8-valued f32 [B, 3, size, size], a View an image, coverage [B, classes, 16, 16] of every known class in 0..1, its
+        weight [B, classes] (0 where nobody annotated the class), and for every view a function that counts components.
+        """
+        side, grid_of = CACHE_SIDE, []
+        for i in numbers:
+            grid_of.append(affine(self.rows[i].info["source"], rng))
+        theta = torch.tensor(np.stack([t for t, _ in grid_of]), dtype=torch.float32, device=device)
+        grid = F.affine_grid(theta, (len(numbers), 3, size, size), align_corners=False)
+        raw = torch.from_numpy(self.images[np.array(numbers)]).to(device).permute(0, 3, 1, 2).float()
+        x = intensity(F.grid_sample(raw, grid, mode="bilinear", align_corners=False), rng)
+        owner = [b for b, i in enumerate(numbers) for _ in self.rows[i].masks]
+        packed = self.masks[[k for i in numbers for k in self.rows[i].masks]]
+        y = torch.from_numpy(np.unpackbits(packed, axis=1)).to(device).reshape(-1, 1, side, side).float()
+        y = F.grid_sample(y, grid[owner], mode="bilinear", align_corners=False)
+        coverage = F.adaptive_avg_pool2d(y, 16)[:, 0]
+        parts = components(F.adaptive_max_pool2d(y, 56)[:, 0] > 0.5)
+        views, counters = [], []
+        dense = torch.zeros(len(numbers), len(self.phrases) - 1, 16, 16, device=device)
+        known = torch.zeros(len(numbers), len(self.phrases) - 1, device=device)
+        at = 0
+        for b, i in enumerate(numbers):
+            row, mirrored = self.rows[i], grid_of[b][1]
+            known[b] = torch.from_numpy(self.annotated(row)).to(device)
+            view, counts = View(row, [], self.absent(row)), {}
+            view.absent += [self.foreign(row, rng)]
+            for phrase in row.phrases:
+                phrase = swap_sides(phrase) if mirrored else phrase
+                if phrase in self.phrase_id and coverage[at].sum() > 0.1:
+                    view.shown.append((phrase, coverage[at].cpu().numpy()))
+                    dense[b, self.phrase_id[phrase]] = coverage[at]
+                    counts[phrase] = at
+                at += 1
+            if view.shown and rng.random() < boxes:
+                view.boxed = view.shown[rng.integers(len(view.shown))][0]
+                k = counts[view.boxed]
+                x[b] = self.boxed(i, grid[b], x[b], y[k, 0], parts[k], rng)
+            views.append(view)
+            counters.append(lambda phrase, counts=counts: int(len(parts[counts[phrase]].unique()) - 1))
+        return x, views, dense, known, counters
+
+    def boxed(self, number, grid, x, mask, parts, rng):
+        """Draws the green box of one component of a target. The line is 2 px wide at the stored size of the image."""
+        label = parts.unique()[1:]
+        label = label[rng.integers(len(label))] if len(label) else None
+        size = mask.shape[-1]
+        inside = (F.interpolate((parts == label).float()[None, None], size=(size, size))[0, 0] * mask) > 0.5
+        if not inside.any():
+            inside = mask > 0.5 if (mask > 0.5).any() else mask == mask.max()
+        ys, xs = inside.any(1).nonzero(), inside.any(0).nonzero()
+        large = F.interpolate(x[None], size=(2 * size, 2 * size), mode="bilinear", align_corners=False)[0]
+        info = self.rows[number].info
+        half = max(1, round(2 * size / max(info["width"], info["height"])))
+        x0, x1, y0, y1 = 2 * int(xs[0]), 2 * int(xs[-1]) + 1, 2 * int(ys[0]), 2 * int(ys[-1]) + 1
+        green = torch.tensor([0.0, 255.0, 0.0], device=x.device).reshape(3, 1, 1)
+        span = lambda v: slice(max(0, v - half), v + half)
+        for rows, columns in (
+            (span(y0), slice(max(0, x0 - half), x1 + half)), (span(y1), slice(max(0, x0 - half), x1 + half)),
+            (slice(max(0, y0 - half), y1 + half), span(x0)), (slice(max(0, y0 - half), y1 + half), span(x1)),
+        ):  # fmt: skip
+            large[:, rows, columns] = green
+        return F.avg_pool2d(large[None], 2)[0].round()
+
+    def annotated(self, row):
+        """1 for every class whose presence is known for this image: the classes of its source, and those of other modalities."""
+        key = (row.info["source"], row.info["modality"])
+        if key not in self.known:
+            mine = self.classes.get(key, set())
+            family = lambda p: row.family in ("mri",) and " MRI" in p or p.endswith(row.info["modality"])
+            self.known[key] = np.array([p in mine or not family(p) for p in self.phrases[:-1]], np.float32)
+        return self.known[key]
+
+    @property
+    def sites(self):
+        return sorted({r.info["site"] for r in self.rows if r.info["site"]})
+
+
+def components(masks):
+    """Labels [n, h, w] of the connected parts of boolean masks [n, h, w]; 0 is outside."""
+    n, h, w = masks.shape
+    on = masks.float()
+    label = on * torch.arange(1, h * w + 1, device=on.device).reshape(1, h, w)
+    for _ in range(2 * h):
+        wider = F.max_pool2d(label, 3, 1, 1) * on
+        if torch.equal(wider, label):
+            break
+        label = wider
+    return label
+
+
+def swap_sides(phrase):
+    """A mirrored chest shows the left lung where the right one was."""
+    if "lung" not in phrase or "left" not in phrase and "right" not in phrase:
+        return phrase
+    return phrase.replace("left", "?").replace("right", "left").replace("?", "right")
+
+
+def affine(source, rng):
+    """A random output-to-input map [2, 3] for affine_grid, and whether it mirrors the image."""
+    free, mirror = source in FREE, source in MIRROR and rng.random() < 0.5
+    angle = rng.uniform(-math.pi, math.pi) if free else rng.normal(0, 0.12)
+    scale = math.exp(rng.normal(-0.05, 0.17))
+    stretch = math.exp(rng.normal(0, 0.08))
+    c, s = math.cos(angle) * scale, math.sin(angle) * scale
+    a = np.array([[c * stretch, -s], [s * stretch, c]])
+    if mirror:
+        a[:, 0] *= -1
+    reach = max(0.08, 0.9 - scale)
+    return np.concatenate([a, rng.uniform(-reach, reach, (2, 1))], axis=1), mirror
+
+
+def intensity(x, rng):
+    """Random gamma, contrast, brightness, tint, blur and noise of [B, 3, S, S] in 0..255, rounded to levels."""
+    x = x / 255
+    for b in range(len(x)):
+        if rng.random() < 0.8:
+            x[b] = x[b].clamp_min(0) ** math.exp(rng.normal(0, 0.2))
+            tint = torch.tensor(rng.normal(0, 0.03, (3, 1, 1)), dtype=torch.float32, device=x.device)
+            x[b] = x[b] * math.exp(rng.normal(0, 0.12)) + rng.normal(0, 0.04) * (x[b] > 0) + tint * x[b]
+        if rng.random() < 0.1:
+            x[b] = F.avg_pool2d(x[b][None], 3, 1, 1)[0]
+        if rng.random() < 0.15:
+            x[b] += torch.from_numpy(rng.standard_normal(x[b].shape, dtype=np.float32)).to(x.device) * rng.uniform(0.01, 0.05)
+    return (x * 255).round().clamp(0, 255)

@@ -1,0 +1,519 @@
+"""Trains unibiomed-nano: python -m reference.train --data FOLDER --work FOLDER --stage sam|language|joint.
+
+Stages: `sam` learns masks from a table with one embedding a target phrase; `language` learns the answers and to reproduce
+the table at [SEG]; `joint` tunes text and masks together. A stage resumes from its own state in the work folder.
+"""
+
+import argparse
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from . import checkpoint, texts, tokenizer
+from .data import Dataset
+from .evaluate import draw_box, questions
+from .language import LanguageConfig, LanguageModel
+from .model import UniBiomed
+from .preprocess import MEAN, STD
+from .sam2 import Sam2, Sam2Config, resize_mask
+from .vision import VisionConfig, VisionTower, pixel_shuffle
+
+ABOUT = {
+    "name": "unibiomed-nano",
+    "description": "A small model of the UniBiomed architecture, trained on openly licensed images of ten modalities. For trying, testing and teaching.",
+    "licence": "Apache-2.0, training data by attribution: see CARD.md",
+    "intended_use": "Research use only. Not for diagnosis.",
+    "min_tiles": 1,
+    "max_tiles": 1,
+    "thumbnail": False,
+    "prompted_slices": 5,
+}
+VISION = VisionConfig(
+    image_size=224, patch_size=14, hidden_size=192, intermediate_size=768, num_hidden_layers=8, num_attention_heads=3
+)
+TRAINING = "training.safetensors"  # beside an exported checkpoint: what only the training needs
+VOCABULARY = 1500  # at most; the texts need fewer
+
+
+def sam2_config(size):
+    """SAM 2 of unibiomed-nano. Windows divide every map of the sizes in use, so nothing is padded."""
+    windows = {128: [8, 4, 8, 4], 192: [8, 4, 12, 6], 256: [8, 4, 16, 8], 384: [8, 4, 12, 6], 512: [8, 4, 16, 8]}[size]
+    return Sam2Config(
+        image_size=size, hiera_embed_dim=64, hiera_num_heads=1, hiera_stages=[1, 2, 6, 2], hiera_global_att_blocks=[5, 8],
+        hiera_window_spec=windows, d_model=128, memory_dim=32, memory_attention_num_layers=1, memory_attention_mlp_dim=128,
+        decoder_num_heads=4, decoder_mlp_dim=512, decoder_iou_head_hidden_dim=128,
+    )  # fmt: skip
+
+
+def language_config(vocabulary):
+    return LanguageConfig(
+        vocab_size=vocabulary, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2
+    )
+
+
+def initialise(model, std=0.02):
+    """Truncated normal matrices and position tables; norms, biases and token embeddings keep PyTorch's defaults."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, p in model.named_parameters():
+        if "pos_embed" in name or "position_embedding" in name or "class_embedding" in name or "no_mem_embed" in name:
+            nn.init.trunc_normal_(p, std=std)
+
+
+class Masks(nn.Module):
+    """SAM 2 with the table of target embeddings."""
+
+    def __init__(self, config, phrases):
+        super().__init__()
+        self.sam = Sam2(config)
+        self.table = nn.Embedding(phrases, config.d_model)
+
+    def forward(self, x, owner, e):
+        """Images [B, 3, S, S], the image of each target [n] and e [n, D]; see MaskDecoder.forward."""
+        f0, f1, p2 = self.sam.encode(x)
+        return self.sam.decode(f0[owner], f1[owner], self.sam.with_no_memory(p2)[owner], e)
+
+
+def normalise(x):
+    """The SAM 2 normalisation of preprocess.sam_table for f32 levels 0..255, [B, 3, S, S]."""
+    bf16 = torch.bfloat16
+    mean, std = (torch.tensor(v).to(bf16).reshape(3, 1, 1) for v in (MEAN, STD))
+    return (x.to(bf16) / 255 - mean) / std
+
+
+def mask_loss(masks, iou, score, truth):
+    """Losses of n targets: logits [n, 4, h, w], IoU [n, 4], object score [n], truth [n, H, W] in 0..1 with H = 2h.
+
+    The best of masks 1..3 is trained, the others a little so that none dies. Mask 0 is never used and not trained.
+    """
+    logits = F.interpolate(masks[:, 1:].float(), size=truth.shape[1:], mode="bilinear", align_corners=False)
+    t = truth[:, None].expand_as(logits)
+    bce = F.binary_cross_entropy_with_logits(logits, t, reduction="none").mean((2, 3))
+    p = logits.sigmoid()
+    dice = 1 - (2 * (p * t).sum((2, 3)) + 1) / (p.sum((2, 3)) + t.sum((2, 3)) + 1)
+    each = 4 * bce + dice
+    mask = each.min(1).values.mean() + 0.1 * each.mean()
+    with torch.no_grad():
+        on, want = logits > 0, t > 0.5
+        union = (on | want).sum((2, 3))
+        true_iou = torch.where(union > 0, (on & want).sum((2, 3)) / union.clamp_min(1), 1.0)
+    iou_loss = F.mse_loss(iou[:, 1:].float(), true_iou)
+    object_loss = F.binary_cross_entropy_with_logits(score.float(), (truth.amax((1, 2)) > 0.5).float())
+    return mask + iou_loss + 0.2 * object_loss, {"mask": mask, "iou": iou_loss, "object": object_loss}
+
+
+class Average:
+    """Exponential moving average of the parameters; it is what gets evaluated and exported."""
+
+    def __init__(self, model, decay=0.998):
+        self.parameters, self.decay = list(model.parameters()), decay
+        self.shadow = [p.detach().clone() for p in self.parameters]
+
+    def update(self, step):
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - min(self.decay, (1 + step) / (10 + step)))
+
+    def swap(self):
+        """Exchanges the averaged and the running weights; call again to undo."""
+        for p, s in zip(self.parameters, self.shadow):
+            p.data, s.data = s.data, p.data
+
+
+def rate(step, steps, warmup=300, decay=0.3):
+    """Learning rate factor: linear warm-up, constant, linear decay to 2 % over the last part of the steps."""
+    return min(1.0, (step + 1) / warmup) * max(0.02, min(1.0, (steps - step) / (decay * steps)))
+
+
+class Trainer:
+    """The loop that stages share: steps, averaging, checkpoints every few minutes, evaluation, log lines with time left."""
+
+    def __init__(self, args, name, model, loss, evaluate):
+        self.args, self.name, self.model, self.loss, self.evaluate = args, name, model, loss, evaluate
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
+        self.average, self.step, self.stopped = Average(model), 0, False
+        self.path = Path(args.work) / f"{name}.pt"
+        if self.path.exists():
+            self.restore(torch.load(self.path, weights_only=False, map_location=torch.get_default_device()))
+
+    def meet(self):
+        """Workers train on data of their own and replace their weights by the mean of all of them every few steps."""
+        weights = nn.utils.parameters_to_vector(self.average.parameters).detach()
+        torch.distributed.all_reduce(weights)
+        nn.utils.vector_to_parameters(weights / self.args.workers, self.average.parameters)
+
+    def stop(self, *_):
+        self.stopped = True
+
+    def restore(self, state):
+        self.model.load_state_dict(state["model"])
+        for mine, p in zip(self.average.shadow, state["average"]):
+            mine.copy_(p)
+        self.step = state["step"]
+        if state.get("optimizer"):
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def save(self):
+        state = {
+            "model": self.model.state_dict(), "average": self.average.shadow, "optimizer": self.optimizer.state_dict(), "step": self.step,
+        }  # fmt: skip
+        torch.save(state, self.path.with_suffix(".tmp"))
+        os.replace(self.path.with_suffix(".tmp"), self.path)
+
+    def run(self):
+        args, model = self.args, self.model
+        saved = checked = time.time()
+        begun, first, means, counted, busy = time.time(), self.step, {}, 0, 0.0
+        signal.signal(signal.SIGTERM, self.stop)
+        while self.step < args.steps and not self.stopped:
+            # Every step draws from its own generator, so a resumed run sees the data that an unbroken one would.
+            rng = np.random.default_rng([args.seed, self.step, len(self.name), args.rank])
+            torch.manual_seed(args.seed * 1_000_003 + self.step * args.workers + args.rank)
+            for group in self.optimizer.param_groups:
+                group["lr"] = args.lr * rate(self.step, args.steps)
+            model.train()
+            loss, parts = self.loss(rng)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if torch.isfinite(norm):
+                self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            if args.workers > 1 and self.step % 8 == 0:
+                self.meet()
+            self.average.update(self.step)
+            counted += 1
+            for k, v in {"loss": loss, **parts}.items():
+                means[k] = means.get(k, 0.0) + v.detach()
+            if self.step % args.report == 0:
+                pace = (time.time() - begun - busy) / (self.step - first)
+                text = " ".join(f"{k} {v.item() / counted:.3f}" for k, v in means.items())
+                left = pace * (args.steps - self.step) / 60
+                print(f"{time.strftime('%H:%M:%S')} step {self.step}/{args.steps} {text} {pace:.2f} s/step, {left:.0f} min left", flush=True)
+                means, counted = {}, 0
+            if args.rank:
+                continue
+            if time.time() - saved > 60 * args.save:
+                self.save()
+                saved = time.time()
+            if time.time() - checked > 60 * args.check:
+                t = time.time()
+                self.check()
+                checked = time.time()
+                busy += checked - t
+        if args.rank == 0:
+            self.save()
+            if not self.stopped:
+                self.check()
+
+    def check(self):
+        self.average.swap()
+        self.model.eval()
+        with torch.no_grad():
+            print(f"{time.strftime('%H:%M:%S')} val at step {self.step}: {self.evaluate()}", flush=True)
+        self.average.swap()
+
+
+def dice_by_family(model, data, size, numbers, batch=8):
+    """Strict Dice of the table's masks at each image's own size, every listed target: {family: [(phrase, dice)]}, and the
+    share of empty masks for foreign phrases."""
+    scores, empty = {}, []
+    for at in range(0, len(numbers), batch):
+        some = numbers[at : at + batch]
+        images = [np.asarray(data.image(i).resize((size, size))) for i in some]
+        x = torch.from_numpy(np.stack(images)).to(model.table.weight.device).permute(0, 3, 1, 2)
+        rng = np.random.default_rng(some)
+        jobs = [(b, i, t, p) for b, i in enumerate(some) for t, p in enumerate(data.rows[i].phrases) if p in data.phrase_id]
+        jobs += [(b, i, None, data.foreign(data.rows[i], rng)) for b, i in enumerate(some)]
+        owner = torch.tensor([j[0] for j in jobs])
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+            masks, iou, _, _ = model(normalise(x), owner, model.table.weight[[data.phrase_id[j[3]] for j in jobs]])
+        chosen, _ = model.sam.select(masks, iou)
+        for (b, i, t, phrase), logits in zip(jobs, chosen):
+            info = data.rows[i].info
+            on = resize_mask(logits[None], (info["height"], info["width"]), size)[0].cpu().numpy()
+            if t is None:
+                empty.append(not on.any())
+                continue
+            want = data.mask(i, t)
+            dice = 2 * (on & want).sum() / max(1, on.sum() + want.sum())
+            scores.setdefault(data.rows[i].family, []).append((phrase, float(dice)))
+    return scores, float(np.mean(empty))
+
+
+def summary(scores, empty):
+    means = {f: float(np.mean([d for _, d in v])) for f, v in sorted(scores.items())}
+    return f"Dice {np.mean(list(means.values())):.3f} empty {empty:.2f} " + " ".join(f"{f} {d:.2f}" for f, d in means.items())
+
+
+def train_sam(args):
+    data = Dataset(args.data, args.work)
+    torch.manual_seed(args.seed)
+    model = Masks(sam2_config(args.size), len(data.phrases))
+    initialise(model)
+    start_from(args, "sam", model)
+    # The language stage learns to reproduce the table, so the table stands still from then on, and its reader learns to bear errors.
+    model.table.weight.requires_grad_(not args.freeze_table)
+    weights, numbers = data.weights(), data.splits["train"]
+
+    def loss(rng):
+        drawn = rng.choice(numbers, args.batch, p=weights)
+        x, owner, phrase, truth = data.batch(drawn, args.size, rng, args.device)
+        e = model.table(phrase)
+        if args.freeze_table:
+            e = e + torch.randn_like(e) * e.std() * 0.15 * torch.rand(len(e), 1)
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+            masks, iou, score, _ = model(normalise(x), owner, e)
+        return mask_loss(masks, iou, score, truth)
+
+    def evaluate():
+        return summary(*dice_by_family(model, data, args.size, data.splits["val"]))
+
+    Trainer(args, "sam", model, loss, evaluate).run()
+
+
+class Reader(nn.Module):
+    """The language branch. `hints` predicts, in training only, which classes each cell of the ViT grid covers."""
+
+    def __init__(self, vision, language, width, classes):
+        super().__init__()
+        c, h = vision.hidden_size, language.hidden_size
+        self.vision_model = VisionTower(vision)
+        self.language_model = LanguageModel(language)
+        self.mlp1 = nn.Sequential(nn.LayerNorm(4 * c), nn.Linear(4 * c, h), nn.GELU(), nn.Linear(h, h))
+        self.text_hidden_fcs = nn.Sequential(nn.Linear(h, h), nn.ReLU(), nn.Linear(h, width))
+        self.hints = nn.Sequential(nn.LayerNorm(c), nn.Linear(c, classes))
+
+    def forward(self, x, packed):
+        """Tiles [B, 3, S, S] and their questions. Returns final states [B, N, H] and class hints [B, cells, classes]."""
+        tokens = self.vision_model(x)
+        features = self.mlp1(pixel_shuffle(tokens))
+        words = self.language_model.model.embed_tokens(packed.ids)
+        a, b = packed.image
+        words = torch.cat([words[:, :a].to(features.dtype), features, words[:, b:].to(features.dtype)], dim=1)
+        return self.language_model(words, position=packed.position, mask=packed.mask), self.hints(tokens[:, 1:])
+
+
+class Packed:
+    """Several questions about each image as one row: every question sees the shared image tokens and itself only.
+
+    ids, position [B, N] and mask [B, 1, N, N]; `image` is the span of the image tokens; row, column: the answer tokens, question:
+    the running number of the question that each belongs to; seg: rows and columns of [SEG], None when there is none.
+    """
+
+    def __init__(self, words, samples, per_tile):
+        """samples: for each image a list of (question with <image>, answer, phrases)."""
+        head = words.encode(f"<|user|>\n{words.expand_image('<image>', [per_tile])}")
+        first = head.index(words.img_context)
+        self.image = first, first + per_tile
+        rows, places, parts, answers, number = [], [], [], [], 0
+        for b, some in enumerate(samples):
+            ids, place, part = list(head), list(range(len(head))), [0] * len(head)
+            for k, (question, answer, _) in enumerate(some, 1):
+                full = words.encode(words.template(words.expand_image(question, [per_tile])))
+                assert full[: len(head)] == head
+                prompt, reply = full[len(head) :], words.encode_answer(answer + tokenizer.END)
+                answers += [(b, len(ids) + len(prompt) + i, number) for i in range(len(reply))]
+                place += range(len(head), len(head) + len(prompt) + len(reply))
+                part += [k] * (len(prompt) + len(reply))
+                ids += prompt + reply
+                number += 1
+            rows.append(ids)
+            places.append(place)
+            parts.append(part)
+        longest = max(map(len, rows))
+        pad = lambda lists, value: torch.tensor([v + [value] * (longest - len(v)) for v in lists])
+        self.ids, self.position, part = pad(rows, words.eos), pad(places, 0), pad(parts, -1)
+        self.row, self.column, self.question = (torch.tensor(v) for v in zip(*answers))
+        before = torch.ones(longest, longest, dtype=torch.bool).tril()
+        sees = before & ((part[:, None] == part[:, :, None]) | (part[:, None] == 0))
+        self.mask = torch.zeros(sees.shape).masked_fill(~sees, float("-inf"))[:, None]
+        is_seg = self.ids[self.row, self.column] == words.seg
+        self.seg = (self.row[is_seg], self.column[is_seg]) if is_seg.any() else None
+        self.seg_question = self.question[is_seg]
+
+
+def ask(question, rng):
+    """Three in ten questions follow the training layout of the published model, with a new line after the image."""
+    return f"<image>{chr(10) if rng.random() < 0.3 else ''}{question}"
+
+
+def embedding_loss(e, want, spread):
+    """Squared error against table rows, in units of the table's variance."""
+    return F.mse_loss(e.float(), want) / spread
+
+
+def train_language(args):
+    data = Dataset(args.data, args.work)
+    words = vocabulary(data, args)
+    torch.manual_seed(args.seed)
+    config = language_config(len(words))
+    table = load_masks(args, data).table.weight.detach()
+    spread = table.var()
+    model = Reader(VISION, config, table.shape[1], len(data.phrases) - 1)
+    initialise(model)
+    for layer in model.vision_model.encoder.layers:
+        nn.init.constant_(layer.ls1, 0.5)
+        nn.init.constant_(layer.ls2, 0.5)
+    nn.init.constant_(model.hints[1].bias, -4.0)
+    start_from(args, "language", model)
+    weights, numbers = data.weights(), data.splits["train"]
+    per_tile = VISION.grid**2 // 4
+    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (MEAN, STD))
+
+    def run(x, samples):
+        s = Packed(words, samples, per_tile)
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+            states, hints = model((x / 255 - mean) / std, s)
+            logits = model.language_model.lm_head(states[s.row, s.column - 1])
+            e = model.text_hidden_fcs(states[s.seg]) if s.seg else None
+        return s, logits.float(), e, hints.float()
+
+    def loss(rng):
+        x, views, dense, known, counters = data.views(rng.choice(numbers, args.batch, p=weights), VISION.image_size, rng, args.device)
+        samples = []
+        for view, counter in zip(views, counters):
+            drawn = texts.samples(view, rng, args.questions, data.phrases, data.sites, counter)
+            samples.append([(ask(q, rng), a, p) for q, a, p in drawn])
+        s, logits, e, hints = run(x, samples)
+        text = F.cross_entropy(logits, s.ids[s.row, s.column])
+        hint = F.binary_cross_entropy_with_logits(hints.transpose(1, 2), dense.flatten(2), reduction="none").mean(2)
+        hint = (hint * known).sum() / len(x)
+        total, parts = text + 0.3 * hint, {"text": text, "hint": hint}
+        if e is not None:
+            want = torch.tensor([data.phrase_id[p] for some in samples for _, _, names in some for p in names])
+            parts["e"] = embedding_loss(e, table[want], spread)
+            total = total + parts["e"]
+        return total, parts
+
+    def evaluate():
+        """Share of answers right in every token, and of embeddings whose nearest table row is the right one, on the validation split."""
+        right, total = {}, {}
+        for at in range(0, len(data.splits["val"]), 16):
+            some = data.splits["val"][at : at + 16]
+            jobs = [questions(data, i, np.random.default_rng(i)) for i in some]
+            images = [data.image(i) for i in some]
+            groups = [(im, [j for j in job if not j[4]]) for im, job in zip(images, jobs)]
+            boxed = [(draw_box(im, j[4]), [j]) for im, job in zip(images, jobs) for j in job if j[4]]
+            for group in filter(None, (groups, boxed)):
+                x = torch.from_numpy(np.stack([np.asarray(im.resize((VISION.image_size,) * 2)) for im, _ in group])).to(args.device)
+                s, logits, e, _ = run(
+                    x.permute(0, 3, 1, 2).float(), [[("<image>" + q, a, p) for _, q, a, p, _ in job] for _, job in group]
+                )
+                hit = logits.argmax(1) == s.ids[s.row, s.column]
+                for n, (task, _, _, names, _) in enumerate(j for _, job in group for j in job):
+                    ok = bool(hit[s.question == n].all())
+                    if task == "segment":
+                        k = int((s.seg_question == n).nonzero()[0])
+                        ok = int((table - e[k].float()).pow(2).sum(1).argmin()) == data.phrase_id[names[0]]
+                    right[task] = right.get(task, 0) + ok
+                    total[task] = total.get(task, 0) + 1
+        return " ".join(f"{t} {right[t] / total[t]:.3f} ({total[t]})" for t in sorted(total))
+
+    Trainer(args, "language", model, loss, evaluate).run()
+
+
+def vocabulary(data, args):
+    """The tokenizer: that of --init, else learned once."""
+    folder = Path(args.work) / "tokenizer"
+    if not folder.exists():
+        folder.mkdir()
+        made = tokenizer.Tokenizer.load(args.init) if args.init else tokenizer.train(texts.corpus(data.phrases, data.sites), VOCABULARY)
+        made.save(folder)
+    return tokenizer.Tokenizer.load(folder)
+
+
+def start_from(args, name, model):
+    """Takes the first weights of a stage from an exported checkpoint folder, unless the stage has a state of its own."""
+    if not args.init or (Path(args.work) / f"{name}.pt").exists():
+        return
+    stored = load_file(Path(args.init) / "model.safetensors") | load_file(Path(args.init) / TRAINING)
+    prefix = "grounding_encoder.sam2_model."
+    stored = {("sam." + k.removeprefix(prefix) if k.startswith(prefix) else k): v.float() for k, v in stored.items()}
+    model.load_state_dict({k: stored[k] for k in model.state_dict()})
+
+
+def averaged(path, model):
+    """Loads the averaged weights of a stage."""
+    state = torch.load(path, weights_only=False, map_location=torch.get_default_device())
+    model.load_state_dict(state["model"])
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), state["average"]):
+            p.copy_(value)
+    return model
+
+
+def load_masks(args, data):
+    """The averaged weights of the sam stage, or those of --init."""
+    model = Masks(sam2_config(args.size), len(data.phrases))
+    start_from(args, "sam", model)
+    path = Path(args.work) / "sam.pt"
+    return averaged(path, model) if path.exists() or not args.init else model
+
+
+def export(args):
+    """Writes the averaged weights of both stages as a checkpoint folder."""
+    data = Dataset(args.data, args.work)
+    words = vocabulary(data, args)
+    torch.manual_seed(args.seed)
+    config = language_config(len(words))
+    masks = load_masks(args, data)
+    reader = Reader(VISION, config, masks.table.weight.shape[1], len(data.phrases) - 1)
+    initialise(reader)
+    start_from(args, "language", reader)
+    if (Path(args.work) / "language.pt").exists():
+        averaged(Path(args.work) / "language.pt", reader)
+    model = UniBiomed(VISION, config, masks.sam.config, words, ABOUT)
+    model.grounding_encoder.sam2_model = masks.sam
+    for part in ("vision_model", "language_model", "mlp1", "text_hidden_fcs"):
+        setattr(model, part, getattr(reader, part))
+    checkpoint.save(args.out, model, torch.bfloat16 if args.bf16 else torch.float32)
+    rest = {"table.weight": masks.table.weight} | {f"hints.{k}": v for k, v in reader.hints.state_dict().items()}
+    save_file({k: v.detach().clone() for k, v in rest.items()}, Path(args.out) / TRAINING)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder with index.jsonl")
+    parser.add_argument("--work", required=True, help="folder for the pixel cache and the training state")
+    parser.add_argument("--stage", choices=["sam", "language", "export"], required=True)
+    parser.add_argument("--size", type=int, default=256, help="SAM 2 image size, 256, 384 or 512; weights fit every size")
+    parser.add_argument("--steps", type=int, default=20000, help="last step of the stage; the learning rate falls over its final 30 %%")
+    parser.add_argument("--freeze-table", action="store_true", help="sam: keep the target embeddings and blur them with noise")
+    parser.add_argument("--questions", type=int, default=4, help="language: questions an image and step")
+    parser.add_argument("--out", help="export: checkpoint folder to write")
+    parser.add_argument("--init", help="exported checkpoint folder whose weights a stage without a state starts from")
+    parser.add_argument("--bf16", action="store_true", help="export: store bf16, half the size")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--report", type=int, default=20, help="steps between log lines")
+    parser.add_argument("--save", type=float, default=4, help="minutes between checkpoints")
+    parser.add_argument("--check", type=float, default=12, help="minutes between evaluations on the validation split")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train one stage together")
+    parser.add_argument("--rank", type=int, default=0, help="number of this process among the workers; 0 keeps the state")
+    args = parser.parse_args()
+    if args.workers > 1:
+        store = f"file://{Path(args.work).resolve()}/{args.stage}.meet"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=args.rank, world_size=args.workers)
+    torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
+    {"sam": train_sam, "language": train_language, "export": export}[args.stage](args)
+
+
+if __name__ == "__main__":
+    main()
