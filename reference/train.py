@@ -102,14 +102,16 @@ def mask_loss(masks, iou, score, truth):
     bce = F.binary_cross_entropy_with_logits(logits, t, reduction="none").mean((2, 3))
     p = logits.sigmoid()
     dice = 1 - (2 * (p * t).sum((2, 3)) + 1) / (p.sum((2, 3)) + t.sum((2, 3)) + 1)
-    each = 4 * bce + dice
+    # An absent target has no shape to learn: without the smaller weight, empty masks win over small targets for a long time.
+    present = truth.amax((1, 2)) > 0.5
+    each = 4 * bce + dice * torch.where(present, 1.0, 0.2)[:, None]
     mask = each.min(1).values.mean() + 0.1 * each.mean()
     with torch.no_grad():
         on, want = logits > 0, t > 0.5
         union = (on | want).sum((2, 3))
         true_iou = torch.where(union > 0, (on & want).sum((2, 3)) / union.clamp_min(1), 1.0)
     iou_loss = F.mse_loss(iou[:, 1:].float(), true_iou)
-    object_loss = F.binary_cross_entropy_with_logits(score.float(), (truth.amax((1, 2)) > 0.5).float())
+    object_loss = F.binary_cross_entropy_with_logits(score.float(), present.float())
     return mask + iou_loss + 0.2 * object_loss, {"mask": mask, "iou": iou_loss, "object": object_loss}
 
 

@@ -213,6 +213,9 @@ func compareTrace(t *testing.T, c goldenCase, trace *Trace) {
 		case name == "sam_input", name == "dense_pe":
 			limit, most = 0, 0
 		}
+		if testing.Verbose() {
+			t.Logf("%-32s relative rms %.1e, max abs %.1e", name, rms, worst)
+		}
 		if rms > limit || worst > most || math.IsNaN(rms) {
 			t.Errorf("%s: relative rms %.2g (limit %.2g), max abs %.2g (limit %.2g)", name, rms, limit, worst, most)
 		}
@@ -245,7 +248,7 @@ func cut(t *testing.T, name string, whole TraceTensor, shape []int64) []float32 
 		for _, n := range whole.Shape[axis+1:] {
 			inner *= n
 		}
-		stride := (whole.Shape[axis] + int(shape[axis]) - 1) / int(shape[axis])
+		stride := (whole.Shape[axis] + int(shape[axis]) - 1) / max(int(shape[axis]), 1)
 		for index[axis] = 0; index[axis] < whole.Shape[axis]; index[axis] += stride {
 			walk(axis+1, offset+index[axis]*inner)
 		}

@@ -15,11 +15,15 @@ import (
 
 // ground draws a mask for every [SEG] that has a hidden state.
 func (a *answering) ground(ctx context.Context) error {
-	n := len(a.hidden) / a.info.Embd
-	if n == 0 || (a.Image == nil && len(a.Slices) == 0) {
+	if a.Image == nil && len(a.Slices) == 0 {
 		return nil
 	}
+	n := len(a.hidden) / a.info.Embd
 	a.Trace.Add("seg_hidden", a.hidden, n, a.info.Embd)
+	if n == 0 {
+		a.Trace.Add("seg_embedding", nil, 0, a.info.MaskEmbd)
+		return nil
+	}
 	phrases := prompt.Phrases(a.turn.Raw, a.Target)
 	a.turn.Findings = make([]Finding, n)
 	for i := range a.turn.Findings {

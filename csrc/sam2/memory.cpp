@@ -150,13 +150,13 @@ ggml_tensor * memory_attention(graph & g, const memory_attention_weights & w, co
         ggml_tensor * q = turn(g, linear(g, l.self_q, n), in.x_turns, in.periods);
         ggml_tensor * k = turn(g, linear(g, l.self_k, n), in.x_turns, in.periods);
         n = multi_head(g, q, k, linear(g, l.self_v, n), h.memory_heads);
-        x = g.block(ggml_add(g.ctx, linear(g, l.self_out, n), x));
+        x = g.block(ggml_add(g.ctx, linear(g, l.self_out, n), x)); if(&l==&w.layers[0]) g.tap("dbg.self",x,{4096,64});
 
         n = layer_norm(g, l.norm2, eps_attention, x);
         q = turn(g, linear(g, l.cross_q, n), in.x_turns, in.periods);
         k = turn(g, linear(g, l.cross_k, in.keys), in.k_turns, in.periods);                            // {D, K}
         n = multi_head(g, q, k, linear(g, l.cross_v, in.memory), h.memory_heads);
-        x = ggml_add(g.ctx, linear(g, l.cross_out, n), x);
+        if(&l==&w.layers[0]){ g.tap("dbg.q",q,{4096,64}); g.tap("dbg.k",k,{k->ne[1],64}); g.tap("dbg.att",n,{4096,64});} x = ggml_add(g.ctx, linear(g, l.cross_out, n), x); if(&l==&w.layers[0]) g.tap("dbg.cross",x,{4096,64});
 
         n = layer_norm(g, l.norm3, eps_attention, x);
         x = g.block(ggml_add(g.ctx, linear(g, l.linear2, relu(g, linear(g, l.linear1, n))), x));

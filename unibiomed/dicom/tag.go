@@ -58,6 +58,10 @@ const (
 	CodingSchemeVersion                             Tag = 0x00080103
 	CodeMeaning                                     Tag = 0x00080104
 	MappingResource                                 Tag = 0x00080105
+	CodingSchemeUID                                 Tag = 0x0008010C
+	CodingSchemeIdentificationSequence              Tag = 0x00080110
+	CodingSchemeName                                Tag = 0x00080115
+	CodingSchemeResponsibleOrganization             Tag = 0x00080116
 	TimezoneOffsetFromUTC                           Tag = 0x00080201
 	StudyDescription                                Tag = 0x00081030
 	SeriesDescription                               Tag = 0x0008103E
@@ -194,6 +198,7 @@ const (
 	ValueType                                       Tag = 0x0040A040
 	ConceptNameCodeSequence                         Tag = 0x0040A043
 	ContinuityOfContent                             Tag = 0x0040A050
+	PersonName                                      Tag = 0x0040A123
 	UID                                             Tag = 0x0040A124
 	ReferencedDateTime                              Tag = 0x0040A13A
 	TextValue                                       Tag = 0x0040A160
@@ -231,6 +236,7 @@ const (
 	ReferencedSegmentNumber                         Tag = 0x0062000B
 	RecommendedDisplayCIELabValue                   Tag = 0x0062000D
 	SegmentedPropertyTypeCodeSequence               Tag = 0x0062000F
+	SegmentedPropertyTypeModifierCodeSequence       Tag = 0x00620011
 	AlgorithmFamilyCodeSequence                     Tag = 0x0066002F
 	AlgorithmVersion                                Tag = 0x00660031
 	AlgorithmName                                   Tag = 0x00660036
@@ -288,6 +294,10 @@ var dictionary = map[Tag]entry{
 	CodingSchemeVersion:                      {"SH", "CodingSchemeVersion"},
 	CodeMeaning:                              {"LO", "CodeMeaning"},
 	MappingResource:                          {"CS", "MappingResource"},
+	CodingSchemeUID:                          {"UI", "CodingSchemeUID"},
+	CodingSchemeIdentificationSequence:       {"SQ", "CodingSchemeIdentificationSequence"},
+	CodingSchemeName:                         {"ST", "CodingSchemeName"},
+	CodingSchemeResponsibleOrganization:      {"ST", "CodingSchemeResponsibleOrganization"},
 	TimezoneOffsetFromUTC:                    {"SH", "TimezoneOffsetFromUTC"},
 	StudyDescription:                         {"LO", "StudyDescription"},
 	SeriesDescription:                        {"LO", "SeriesDescription"},
@@ -424,6 +434,7 @@ var dictionary = map[Tag]entry{
 	ValueType:                                       {"CS", "ValueType"},
 	ConceptNameCodeSequence:                         {"SQ", "ConceptNameCodeSequence"},
 	ContinuityOfContent:                             {"CS", "ContinuityOfContent"},
+	PersonName:                                      {"PN", "PersonName"},
 	UID:                                             {"UI", "UID"},
 	ReferencedDateTime:                              {"DT", "ReferencedDateTime"},
 	TextValue:                                       {"UT", "TextValue"},
@@ -461,6 +472,7 @@ var dictionary = map[Tag]entry{
 	ReferencedSegmentNumber:                         {"US", "ReferencedSegmentNumber"},
 	RecommendedDisplayCIELabValue:                   {"US", "RecommendedDisplayCIELabValue"},
 	SegmentedPropertyTypeCodeSequence:               {"SQ", "SegmentedPropertyTypeCodeSequence"},
+	SegmentedPropertyTypeModifierCodeSequence:       {"SQ", "SegmentedPropertyTypeModifierCodeSequence"},
 	AlgorithmFamilyCodeSequence:                     {"SQ", "AlgorithmFamilyCodeSequence"},
 	AlgorithmVersion:                                {"LO", "AlgorithmVersion"},
 	AlgorithmName:                                   {"LO", "AlgorithmName"},

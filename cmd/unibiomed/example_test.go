@@ -1,0 +1,32 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+
+	"github.com/unibiomed/go-unibiomed/unibiomed"
+	"github.com/unibiomed/go-unibiomed/unibiomed/imaging"
+)
+
+// Example is the program in the README, which this keeps compiling. It needs a model, so it is not run.
+func Example() {
+	ctx := context.Background()
+	p, err := unibiomed.Open(ctx, "unibiomed-1b-q8_0", unibiomed.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.Close()
+
+	img, err := imaging.DecodeFile("ct.png", imaging.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	res, err := p.Segment(ctx, unibiomed.Input{Image: img}, []string{"liver in abdomen CT"}, unibiomed.Observers{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range res.Findings {
+		fmt.Println(f.Phrase, f.Status, f.AreaPx, f.BBox) // f.Bits is the mask
+	}
+}

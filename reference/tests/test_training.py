@@ -1,0 +1,79 @@
+"""Pieces of the training code that could be wrong without being noticed."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import texts, tokenizer
+from ..data import components, swap_sides
+from ..evaluate import draw_box, largest_box
+from ..language import LanguageConfig
+from ..model import UniBiomed
+from ..preprocess import sam_table
+from ..sam2 import Sam2Config
+from ..train import Packed, Reader, normalise
+from ..vision import VisionConfig
+
+VISION = VisionConfig(image_size=56, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+
+
+def words():
+    return tokenizer.train(texts.corpus(["polyp in colon endoscope"], ["colon"]), 400)
+
+
+def test_packed_questions_do_not_see_each_other():
+    torch.manual_seed(1)
+    t = words()
+    config = LanguageConfig(len(t), 32, 64, 2, 2, 1)
+    reader = Reader(VISION, config, 16, 3).eval()
+    samples = [("<image>Please segment polyp.", "It is [SEG].", ["polyp"]), ("<image>\nIs there a polyp in this image?", "Yes.", [])]
+    x = torch.randn(1, 3, 56, 56)
+    whole = Packed(t, [samples], 4)
+    states, _ = reader(x, whole)
+    for n, sample in enumerate(samples):
+        one = Packed(t, [[sample]], 4)
+        alone, _ = reader(x, one)
+        mine = whole.question == n
+        torch.testing.assert_close(states[whole.row[mine], whole.column[mine]], alone[one.row, one.column])
+    assert whole.seg_question.tolist() == [0]
+
+
+def test_packed_equals_inference():
+    """What training optimises is what greedy decoding computes."""
+    torch.manual_seed(1)
+    t = words()
+    config = LanguageConfig(len(t), 32, 64, 2, 2, 1)
+    sam2 = Sam2Config(image_size=128, hiera_embed_dim=8, hiera_num_heads=1, hiera_stages=[1, 1, 1, 1], hiera_global_att_blocks=[],
+                      hiera_window_spec=[8, 4, 8, 4], d_model=32, memory_dim=8, memory_attention_num_layers=1)  # fmt: skip
+    reader = Reader(VISION, config, 32, 3).eval()
+    model = UniBiomed(VISION, config, sam2, t, {"max_tiles": 1}).eval()
+    for part in ("vision_model", "language_model", "mlp1", "text_hidden_fcs"):
+        setattr(model, part, getattr(reader, part))
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 70, 3), np.uint8))
+    answer = model.predict("<image>Please segment polyp.", image=image, limit=4)
+    packed = Packed(t, [[("<image>Please segment polyp.", t.decode(answer.ids), [])]], 4)
+    states, _ = reader(answer.trace["vit_input"], packed)
+    logits = reader.language_model.lm_head(states[packed.row, packed.column - 1])
+    assert packed.ids[0, : packed.column[0]].tolist() == answer.trace["prompt_ids"]
+    torch.testing.assert_close(logits[:1], answer.trace["step_logits"][:1], atol=1e-4, rtol=1e-4)
+
+
+def test_training_normalisation_equals_the_table():
+    level = torch.arange(256.0).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(normalise(level).float()[0].permute(1, 2, 0).reshape(256, 3), sam_table())
+
+
+def test_components_and_boxes():
+    mask = np.zeros((40, 50), bool)
+    mask[3:9, 4:20] = True
+    mask[30:32, 40:44] = True
+    assert len(components(torch.from_numpy(mask[None])).unique()) == 3
+    assert largest_box(mask) == (4, 3, 20, 9)
+    drawn = np.asarray(draw_box(Image.new("RGB", (50, 40)), largest_box(mask)))
+    assert (drawn[2, 10] == (0, 255, 0)).all() and (drawn[5, 10] == 0).all()
+
+
+def test_mirrored_phrases():
+    assert swap_sides("left lung in chest X-Ray") == "right lung in chest X-Ray"
+    assert swap_sides("lung in chest X-Ray") == "lung in chest X-Ray"
+    assert swap_sides("left heart atrium in cardiac MRI") == "left heart atrium in cardiac MRI"
