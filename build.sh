@@ -52,6 +52,7 @@ missing() {
 	at_least 3.21 "${found:-0}" || printf 'cmake\tCMake 3.21 or newer (found %s): https://cmake.org/download\n' "${found:-none}"
 	found=$(ninja --version 2>/dev/null || true)
 	[ -n "$found" ] || printf 'ninja-build\tNinja: https://ninja-build.org\n'
+	command -v patch >/dev/null || printf 'patch\tpatch, for our changes to ggml: https://savannah.gnu.org/projects/patch\n'
 	if ! printf '#include <filesystem>\nint main() { return std::filesystem::path("x").empty(); }\n' |
 		"${CXX:-c++}" -std=c++17 -fsyntax-only -x c++ - 2>/dev/null; then
 		printf 'g++\ta C++17 compiler: GCC 9, Clang 10 or newer\n'
@@ -73,8 +74,12 @@ check_tools() {
 deps() {
 	local packages=()
 	mapfile -t packages < <(missing | cut -f 1 | grep -v '^-$')
-	# ccache makes later builds from nothing quick, and nothing needs it. A bare machine tells of doctest only when it has a compiler.
+	# Nothing needs these: ccache makes later builds from nothing quick, CharLS and OpenJPEG bring JPEG-LS and JPEG 2000 to
+	# DICOM, oneDNN makes the CPU faster.
 	command -v ccache >/dev/null || packages+=(ccache)
+	pkg-config --exists charls libopenjp2 2>/dev/null || packages+=(pkg-config libcharls-dev libopenjp2-7-dev)
+	has_header oneapi/dnnl/dnnl.h || packages+=(libdnnl-dev)
+	# A machine without a compiler can't tell whether it has doctest.
 	[[ " ${packages[*]} " == *" g++ "* ]] && packages+=(doctest-dev)
 	if [ ${#packages[@]} -gt 0 ]; then
 		if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
@@ -129,19 +134,16 @@ build() {
 
 demo() {
 	build
-	local model=models/unibiomed-nano image=$shared/data/xray/hannover_2cd63b76.jpg
+	local model=models/unibiomed-nano image=$shared/golden/tiny/images/hannover_3b46de94_700.png
 	if [ ! -f "$model/model.json" ]; then
 		model=build/demo/tiny
 		[ -d "$shared/golden/tiny/checkpoint" ] || fail "the demo needs a model: models/unibiomed-nano, or $shared/golden/tiny/checkpoint to convert"
-		say "convert $shared/golden/tiny/checkpoint (random weights: the answer is noise, its shape is right)"
-		rm -rf "$model"
-		build/bin/unibiomed convert "$shared/golden/tiny/checkpoint" --out "$model"
+		say "convert $shared/golden/tiny/checkpoint (a small trained model that knows its own training cases and nothing else)"
+		build/bin/unibiomed convert "$shared/golden/tiny/checkpoint" --out "$model" --overwrite
 	fi
 	rm -rf out/demo
-	say "segment"
-	build/bin/unibiomed segment --model "$model" --out out/demo "$image" "left lung" "right lung"
-	say "ask"
-	build/bin/unibiomed ask --model "$model" --out out/demo "$image" -p 'Please describe the image, and segment what you see.'
+	say "segment the lungs of a chest radiograph"
+	build/bin/unibiomed ask --model "$model" --out out/demo "$image" -p '<image>Please segment right lung and left lung in chest X-Ray.'
 	say "results in out/demo"
 	ls -l out/demo >&2
 }

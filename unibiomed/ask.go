@@ -348,7 +348,8 @@ func (a *answering) call(stage string) bindings.Call {
 	}
 	if a.Trace != nil {
 		c.Trace = func(name string, data []float32, shape []int) {
-			if stage == "vision" {
+			// Tiles and slices come batch by batch and stack up.
+			if stage == "vision" || (name == "sparse_tokens" && len(a.Slices) > 0) {
 				a.Trace.addRows(name, data, shape...)
 			} else {
 				a.Trace.Add(name, data, shape...)

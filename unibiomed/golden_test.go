@@ -7,39 +7,51 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/unibiomed/go-unibiomed/unibiomed/checkpoint"
 	"github.com/unibiomed/go-unibiomed/unibiomed/imaging"
+	"github.com/unibiomed/go-unibiomed/unibiomed/internal/golden"
 	"github.com/unibiomed/go-unibiomed/unibiomed/metrics"
 	"github.com/unibiomed/go-unibiomed/unibiomed/safetensors"
 )
 
-// shared returns a path below the folder that holds golden/ and data/; the test is skipped where there is none.
-func shared(t testing.TB, parts ...string) string {
-	t.Helper()
-	root := os.Getenv("UNIBIOMED_SHARED")
-	if root == "" {
-		root = filepath.Join("..", "..", "shared")
-	}
-	path := filepath.Join(append([]string{root}, parts...)...)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("shared data is absent: %v", err)
-	}
-	return path
-}
-
-// tiny converts the golden checkpoint, with one type for all parts, once a test.
+// tiny converts the golden checkpoint once a type and test run.
 func tiny(t testing.TB, typ string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "tiny-"+typ)
-	_, err := checkpoint.Convert(context.Background(), shared(t, "golden", "tiny", "checkpoint"), dir,
-		checkpoint.Options{Language: typ, Vision: typ, Grounding: typ})
+	source := golden.Path(t, "golden", "tiny", "checkpoint")
+	tinyModels.Lock()
+	defer tinyModels.Unlock()
+	dir := filepath.Join(tinyModels.root, "tiny-"+typ)
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	_, err := checkpoint.Convert(context.Background(), source, dir, checkpoint.Options{
+		Language: typ, Vision: typ, Grounding: typ, Quantizer: Quantizer(0),
+	})
 	require.NoError(t, err)
 	return dir
+}
+
+var tinyModels struct {
+	sync.Mutex
+	root string
+}
+
+func TestMain(m *testing.M) {
+	root, err := os.MkdirTemp("", "unibiomed-test-*")
+	if err != nil {
+		panic(err)
+	}
+	tinyModels.root = root
+	code := m.Run()
+	os.RemoveAll(root)
+	os.Exit(code)
 }
 
 func openTiny(t testing.TB, typ string, o Options) *Pipeline {
@@ -82,7 +94,7 @@ type goldenCase struct {
 
 func goldenCases(t testing.TB) []goldenCase {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(shared(t, "golden", "tiny", "cases"), "*.json"))
+	files, err := filepath.Glob(filepath.Join(golden.Path(t, "golden", "tiny", "cases"), "*.json"))
 	require.NoError(t, err)
 	require.Len(t, files, 15)
 	cases := make([]goldenCase, len(files))
@@ -98,7 +110,7 @@ func goldenCases(t testing.TB) []goldenCase {
 func (c goldenCase) request(t testing.TB) Request {
 	t.Helper()
 	decode := func(path string) *imaging.RGB {
-		img, err := imaging.DecodeFile(shared(t, path), imaging.Options{})
+		img, err := imaging.DecodeFile(golden.Path(t, path), imaging.Options{})
 		require.NoError(t, err)
 		return img
 	}
@@ -110,7 +122,7 @@ func (c goldenCase) request(t testing.TB) Request {
 		r.Slices = append(r.Slices, decode(path))
 	}
 	for _, path := range c.MaskPrompts {
-		m, err := imaging.DecodeMaskFile(shared(t, path), imaging.Options{})
+		m, err := imaging.DecodeMaskFile(golden.Path(t, path), imaging.Options{})
 		require.NoError(t, err)
 		r.MaskPrompts = append(r.MaskPrompts, m)
 	}
@@ -133,8 +145,8 @@ func TestGoldenChain(t *testing.T) {
 			if c.Image != "" {
 				require.Equal(t, c.Tiles, res.Image.Tiles)
 			}
-			compareMasks(t, c, res, 3)
 			compareTrace(t, c, r.Trace)
+			compareMasks(t, c, res, 3)
 
 			// The same again, from caches and without a trace.
 			r.Trace = nil
@@ -152,7 +164,7 @@ func TestGoldenChain(t *testing.T) {
 func compareMasks(t *testing.T, c goldenCase, res *Result, limit int) {
 	t.Helper()
 	check := func(name, file string, got *imaging.Mask) {
-		want, err := imaging.DecodeMaskFile(shared(t, "golden", "tiny", "cases", file), imaging.Options{})
+		want, err := imaging.DecodeMaskFile(golden.Path(t, "golden", "tiny", "cases", file), imaging.Options{})
 		require.NoError(t, err)
 		o, err := metrics.Count(got, want)
 		require.NoError(t, err)
@@ -183,7 +195,7 @@ func compareMasks(t *testing.T, c goldenCase, res *Result, limit int) {
 // compareTrace compares every tensor of the golden file with the traced one, cut by the golden strides.
 func compareTrace(t *testing.T, c goldenCase, trace *Trace) {
 	t.Helper()
-	f, err := safetensors.Open(shared(t, "golden", "tiny", "cases", c.Name+".safetensors"))
+	f, err := safetensors.Open(golden.Path(t, "golden", "tiny", "cases", c.Name+".safetensors"))
 	require.NoError(t, err)
 	defer f.Close()
 	for _, tensor := range f.Tensors {
@@ -195,7 +207,7 @@ func compareTrace(t *testing.T, c goldenCase, trace *Trace) {
 			t.Errorf("%s: not traced; there are %v", name, trace.Names())
 			continue
 		}
-		got := cut(t, name, whole, tensor.Shape)
+		got := cut(t, name, whole, tensor.Shape, c.stride(t, name))
 		require.Len(t, got, len(want), name)
 		rms, worst := distance(got, want)
 		limit, most := 1e-5, math.Inf(1)
@@ -232,8 +244,21 @@ func tracked(c goldenCase, name string) bool {
 	return false
 }
 
+// stride returns how a tensor was cut, nil where the case does not say it in numbers: then it follows from the shapes.
+func (c goldenCase) stride(t *testing.T, name string) []int {
+	t.Helper()
+	for _, number := range []string{"<t>", "<s>"} {
+		raw, ok := c.Strides[regexp.MustCompile(`\.[0-9]+`).ReplaceAllString(name, "."+number)]
+		var strides []int
+		if ok && json.Unmarshal(raw, &strides) == nil {
+			return strides
+		}
+	}
+	return nil
+}
+
 // cut takes every k-th element along each axis so that the traced tensor gets the golden shape: x[::s0, ::s1, ...].
-func cut(t *testing.T, name string, whole TraceTensor, shape []int64) []float32 {
+func cut(t *testing.T, name string, whole TraceTensor, shape []int64, strides []int) []float32 {
 	t.Helper()
 	require.Len(t, whole.Shape, len(shape), "%s: axes %v, want %v", name, whole.Shape, shape)
 	index := make([]int, len(shape))
@@ -249,6 +274,9 @@ func cut(t *testing.T, name string, whole TraceTensor, shape []int64) []float32 
 			inner *= n
 		}
 		stride := (whole.Shape[axis] + int(shape[axis]) - 1) / max(int(shape[axis]), 1)
+		if strides != nil {
+			stride = strides[axis]
+		}
 		for index[axis] = 0; index[axis] < whole.Shape[axis]; index[axis] += stride {
 			walk(axis+1, offset+index[axis]*inner)
 		}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/unibiomed/go-unibiomed/bindings"
+	"github.com/unibiomed/go-unibiomed/unibiomed"
 	"github.com/unibiomed/go-unibiomed/unibiomed/checkpoint"
 )
 
@@ -40,9 +40,7 @@ func (f makeFlags) make(ctx context.Context, s *streams, source, fallback string
 		Grounding: cmp.Or(f.Grounding, f.Type, fallback),
 		Name:      f.Name,
 		Overwrite: f.Overwrite,
-		Quantizer: checkpoint.QuantizerFunc(func(typ string, src []float32, rows, rowLength int, dst []byte) error {
-			return bindings.Quantize(typ, src, rows, rowLength, dst, f.Threads)
-		}),
+		Quantizer: unibiomed.Quantizer(f.Threads),
 	}
 	for _, given := range []struct{ flag, typ string }{
 		{"--type", f.Type}, {"--language", f.Language}, {"--vision", f.Vision}, {"--grounding", f.Grounding},

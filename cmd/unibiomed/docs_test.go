@@ -42,7 +42,7 @@ func TestPages(t *testing.T) {
 func TestReadmeProgram(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	require.NoError(t, err)
-	example, err := os.ReadFile("example_test.go")
+	example, err := os.ReadFile(filepath.Join("..", "..", "unibiomed", "example_test.go"))
 	require.NoError(t, err)
 	body := func(text, start string) string {
 		_, after, ok := strings.Cut(text, start)

@@ -244,5 +244,8 @@ func scoreText(s *evaluation.Scores) string {
 	if s == nil {
 		return "-"
 	}
+	if s.Groups < 2 {
+		return fmt.Sprintf("%.4f", s.Mean)
+	}
 	return fmt.Sprintf("%.4f [%.4f, %.4f]", s.Mean, s.Low, s.High)
 }

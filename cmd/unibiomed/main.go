@@ -84,10 +84,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	err = k.Run(&streams{out: stdout, err: stderr})
-	if err != nil && !errors.Is(err, errReported) {
+	code := exitCode(ctx, err)
+	switch {
+	case code == exitInterrupted:
+		fmt.Fprintln(stderr, "unibiomed: interrupted")
+	case err != nil && !errors.Is(err, errReported):
 		fmt.Fprintln(stderr, "unibiomed:", err)
 	}
-	return exitCode(ctx, err)
+	return code
 }
 
 // help prints what kong makes of the structs; the first screen has the notice in its description, those of the verbs get it here.

@@ -234,6 +234,7 @@ func TestInterrupted(t *testing.T) {
 		timer.Stop()
 		require.Equal(t, exitInterrupted, code, stderr.String())
 		require.Empty(t, stdout.String())
+		require.Contains(t, stderr.String(), "interrupted")
 		left, err := os.ReadDir(out)
 		require.NoError(t, err)
 		require.Empty(t, left)

@@ -1,4 +1,4 @@
-package main
+package unibiomed_test
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"github.com/unibiomed/go-unibiomed/unibiomed/imaging"
 )
 
-// Example is the program in the README, which this keeps compiling. It needs a model, so it is not run.
+// Example is the program in the README.
 func Example() {
 	ctx := context.Background()
 	p, err := unibiomed.Open(ctx, "unibiomed-1b-q8_0", unibiomed.Options{})
