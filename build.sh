@@ -154,8 +154,8 @@ test_sanitized() {
 	check_tools
 	say "C++ tests, preset $1"
 	native "$1"
-	# The leak checker would need ptrace, which containers often refuse; leaks of our objects are covered by the Go tests.
 	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 \
+		LSAN_OPTIONS=suppressions=$PWD/csrc/tests/lsan.supp:print_suppressions=0 \
 		ctest --test-dir "build/$1" --output-on-failure
 }
 

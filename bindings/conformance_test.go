@@ -506,8 +506,12 @@ func TestSession(t *testing.T) {
 	require.NoError(t, s.Truncate(0))
 	require.NoError(t, s.Prefill(t.Context(), ids, features, bindings.Outputs{}, none))
 
-	// What does not fit changes nothing.
+	// What is canceled or does not fit changes nothing.
 	n := s.Length()
+	ctx, cancel := context.WithCancel(t.Context())
+	err = s.Prefill(ctx, make([]int32, 200), nil, bindings.Outputs{}, bindings.Call{Progress: func(float32) { cancel() }})
+	require.ErrorIs(t, err, bindings.Canceled)
+	require.Equal(t, n, s.Length())
 	require.ErrorIs(t, s.Prefill(t.Context(), ids, features, bindings.Outputs{}, none), bindings.ContextFull)
 	require.ErrorIs(t, s.Prefill(t.Context(), ids, features[1:], bindings.Outputs{}, none), bindings.InvalidArgument)
 	require.ErrorIs(t, s.Prefill(t.Context(), nil, nil, bindings.Outputs{}, none), bindings.InvalidArgument)

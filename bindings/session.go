@@ -65,7 +65,7 @@ func (s *Session) Close() error {
 }
 
 // Prefill appends ids, in which every Embedding takes the next row of embeddings [n, Embd].
-// A call that fails leaves the session as it was, but for a canceled one, after which Length tells how far it came.
+// A call that fails or is canceled leaves the session as it was.
 func (s *Session) Prefill(ctx context.Context, ids []int32, embeddings []float32, out Outputs, c Call) error {
 	const op = "prefill"
 	if len(ids) == 0 || len(ids) > math.MaxInt32 {

@@ -76,6 +76,7 @@ const char * ub_build_info(void) {
             }
             if (!first) s += ")";
         }
+        s += ", " + accel::description();
         return s;
     }();
     return text.c_str();

@@ -2,6 +2,8 @@
 
 #include "device.h"
 
+#include "onednn/accel.h"
+
 #include <algorithm>
 #include <cctype>
 #include <climits>
@@ -124,6 +126,7 @@ int physical_cores() {
 
 std::shared_ptr<device> device::open(const char * name, int n_threads) {
     UB_REQUIRE(n_threads >= 0 && n_threads <= GGML_MAX_N_THREADS, "n_threads is %d, want 0 to %d", n_threads, GGML_MAX_N_THREADS);
+    accel::enabled();  // before ggml opens its CPU backend
     std::shared_ptr<device> d(new device);
     d->n_threads_ = n_threads > 0 ? n_threads : physical_cores();
 

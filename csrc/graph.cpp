@@ -22,7 +22,8 @@ ggml_context * new_graph_context(size_t max_nodes) {
 } // namespace
 
 graph::graph(const device & dev, size_t max_nodes, bool traced)
-    : ctx(new_graph_context(max_nodes)), gf(ggml_new_graph_custom(ctx, max_nodes, false)), score_bytes(dev.score_bytes()), owner(ctx), traced(traced) {}
+    : ctx(new_graph_context(max_nodes)), gf(ggml_new_graph_custom(ctx, max_nodes, false)), score_bytes(dev.score_bytes()),
+      accelerated(dev.is_cpu() && accel::enabled()), owner(ctx), traced(traced) {}
 
 ggml_tensor * graph::input(ggml_type type, std::initializer_list<int64_t> ne, const void * data) {
     ggml_tensor * t = ggml_new_tensor(ctx, type, int(ne.size()), ne.begin());
@@ -64,20 +65,29 @@ ggml_tensor * graph::tap(const std::string & name, ggml_tensor * t, std::vector<
     return t;
 }
 
-ggml_tensor * linear(const graph & g, const linear_weights & w, ggml_tensor * x) {
+ggml_tensor * linear(const graph & g, const linear_weights & w, ggml_tensor * x, accel::epilogue after) {
+    after.bias = w.bias;
     x = ggml_mul_mat(g.ctx, w.weight, x);
-    return w.bias != nullptr ? ggml_add(g.ctx, x, w.bias) : x;
+    if (g.accelerated && accel::fuse(x, after)) return x;
+    if (after.bias != nullptr) x = ggml_add(g.ctx, x, after.bias);
+    if (after.gelu) x = gelu(g, x);
+    if (after.scale != nullptr) x = ggml_mul(g.ctx, x, after.scale);
+    return after.residual != nullptr ? ggml_add(g.ctx, x, after.residual) : x;
 }
 
 ggml_tensor * layer_norm(const graph & g, const norm_weights & w, float eps, ggml_tensor * x) {
-    return ggml_add(g.ctx, ggml_mul(g.ctx, ggml_norm(g.ctx, x, eps), w.weight), w.bias);
+    x = ggml_norm(g.ctx, x, eps);
+    if (g.accelerated && accel::fuse_norm(x, w.weight, w.bias)) return x;
+    return ggml_add(g.ctx, ggml_mul(g.ctx, x, w.weight), w.bias);
 }
 
 ggml_tensor * gelu(const graph & g, ggml_tensor * x) { return ggml_gelu_erf(g.ctx, x); }
 ggml_tensor * relu(const graph & g, ggml_tensor * x) { return ggml_relu(g.ctx, x); }
 
-ggml_tensor * gelu_mlp(const graph & g, const linear_weights & fc1, const linear_weights & fc2, ggml_tensor * x) {
-    return linear(g, fc2, gelu(g, linear(g, fc1, x)));
+ggml_tensor * gelu_mlp(const graph & g, const linear_weights & fc1, const linear_weights & fc2, ggml_tensor * x, ggml_tensor * scale,
+                       ggml_tensor * residual) {
+    x = linear(g, fc1, x, {nullptr, /*gelu=*/true, nullptr, nullptr});
+    return linear(g, fc2, x, {nullptr, /*gelu=*/false, scale, residual});
 }
 
 ggml_tensor * relu_mlp(const graph & g, const std::vector<linear_weights> & layers, ggml_tensor * x) {
@@ -136,6 +146,10 @@ ggml_tensor * attend_in_parts(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_
 
 ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale) {
     const int64_t n = q->ne[1], batch = q->ne[3];
+    if (g.accelerated) {
+        ggml_tensor * x = ggml_flash_attn_ext(g.ctx, q, k, v, nullptr, scale, 0.0f, 0.0f);  // {Cv, heads, Nq, B}
+        return ggml_reshape_3d(g.ctx, x, x->ne[0] * x->ne[1], n, batch);
+    }
     q = ggml_cont(g.ctx, q);                                              // the CPU's fast product wants this
     ggml_tensor * vt = ggml_cont(g.ctx, ggml_permute(g.ctx, v, 1, 0, 2, 3));  // {Nk, Cv, heads, B}
     ggml_tensor * x = attend_in_parts(g, q, k, vt, scale, 3);             // {Cv, Nq, heads, B}
@@ -191,12 +205,14 @@ void stage::prepare(graph & g) {
             if (s != nullptr && s->op == GGML_OP_NONE) leafs.insert(s);
         }
     }
-    const size_t need = size_t(n) + leafs.size() + 64;
+    // beside nodes and leafs a scheduler keeps the copies that it makes between backends
+    const size_t need = (size_t(n) + leafs.size() + 64) * (raw.size() > 1 ? 3 : 1);
     if (!sched || sched_size < need) {
         sched.reset(ggml_backend_sched_new(raw.data(), nullptr, int(raw.size()), need, /*parallel=*/false, /*op_offload=*/false));
         if (!sched) throw std::bad_alloc();
         sched_size = need;
     }
+    ggml_backend_sched_reset(sched.get());  // forgets the graph before
 }
 
 uint64_t stage::measure(const builder & build) {

@@ -12,6 +12,7 @@
 
 #pragma once
 
+#include "onednn/accel.h"
 #include "weights.h"
 
 #include <functional>
@@ -34,6 +35,7 @@ class graph {
     ggml_context * ctx;         // for ggml_ calls; tensors have no data until the graph is allocated
     ggml_cgraph  * gf;
     const size_t   score_bytes; // what attention() may take for scores
+    const bool     accelerated; // on the CPU with accel.h: products take their epilogue, attention is one operation
 
     // An input whose data, contiguous, is copied in before the run. data is null only when a graph is measured.
     ggml_tensor * input(ggml_type type, std::initializer_list<int64_t> ne, const void * data);
@@ -62,15 +64,16 @@ class graph {
     int                                       n_blocks = 0;
 };
 
-// x {in, ...} -> {out, ...}
-ggml_tensor * linear(const graph & g, const linear_weights & w, ggml_tensor * x);
+// x {in, ...} -> {out, ...}: residual + scale * gelu(W x + bias), the epilogue's bias being w's.
+ggml_tensor * linear(const graph & g, const linear_weights & w, ggml_tensor * x, accel::epilogue after = {});
 // Over the fastest axis: x {C, ...}. Maps whose channels are fastest take it as their LayerNorm2d, too.
 ggml_tensor * layer_norm(const graph & g, const norm_weights & w, float eps, ggml_tensor * x);
 // Exact, with erf.
 ggml_tensor * gelu(const graph & g, ggml_tensor * x);
 ggml_tensor * relu(const graph & g, ggml_tensor * x);
-// fc2(GELU(fc1(x)))
-ggml_tensor * gelu_mlp(const graph & g, const linear_weights & fc1, const linear_weights & fc2, ggml_tensor * x);
+// residual + scale * fc2(GELU(fc1(x))), scale {out} and residual may be null
+ggml_tensor * gelu_mlp(const graph & g, const linear_weights & fc1, const linear_weights & fc2, ggml_tensor * x,
+                       ggml_tensor * scale = nullptr, ggml_tensor * residual = nullptr);
 // Layers with ReLU between them and none after the last.
 ggml_tensor * relu_mlp(const graph & g, const std::vector<linear_weights> & layers, ggml_tensor * x);
 // x {C*heads, N, B}, contiguous rows -> a view {C, N, heads, B}
@@ -85,7 +88,7 @@ size_t attention_nodes(const device & dev, int64_t nq, int64_t nk, int64_t heads
 // Floating-point operations of the graph's matrix products and convolutions, two a multiply-add.
 uint64_t count_flop(ggml_cgraph * gf);
 
-// A stage runs graphs of one kind on one device. Calls of one stage must not overlap: its owner holds a mutex.
+// A stage runs graphs of one kind on one device. Calls of one stage must not overlap: its owner has them queue.
 class stage {
   public:
     using builder = std::function<void(graph &)>;

@@ -2,6 +2,8 @@
 
 #include "language.h"
 
+#include "onednn/accel.h"
+
 #include <algorithm>
 #include <climits>
 #include <cstring>
@@ -141,15 +143,8 @@ void check_key_names(const gguf_file & f) {
 
 } // namespace
 
-language_hparams language_hparams::read(std::shared_ptr<const gguf_file> file, bool vocab_only) {
-    const gguf_file & f = *file;
+language_hparams language_hparams::read(const gguf_file & f, bool vocab_only) {
     const char * path = f.path().c_str();
-    if (const std::string arch = f.str("general.architecture"); arch != "qwen2") {
-        fail(UB_E_UNSUPPORTED, "%s: general.architecture is '%.64s', want 'qwen2'", path, arch.c_str());
-    }
-    check_key_names(f);
-    check_tokenizer(f);
-
     language_hparams h;
     h.n_vocab = int(f.length("tokenizer.ggml.tokens", gguf_type::string));
     if (vocab_only && f.tensors().empty() && !f.has("qwen2.embedding_length")) return h;
@@ -178,12 +173,23 @@ language_hparams language_hparams::read(std::shared_ptr<const gguf_file> file, b
     if (f.has("qwen2.vocab_size") && f.u32("qwen2.vocab_size") != uint32_t(h.n_vocab)) {
         fail(UB_E_FORMAT, "%s: qwen2.vocab_size is %u, tokenizer.ggml.tokens has %d entries", path, f.u32("qwen2.vocab_size"), h.n_vocab);
     }
-    if (vocab_only && f.tensors().empty()) return h;
+    h.tied    = f.find("output.weight") == nullptr;
+    h.all_f32 = std::all_of(f.tensors().begin(), f.tensors().end(), [](const auto & t) { return t.type == GGML_TYPE_F32; });
+    return h;
+}
+
+void language::check(std::shared_ptr<const gguf_file> file, bool vocab_only) {
+    if (const std::string arch = file->str("general.architecture"); arch != "qwen2") {
+        fail(UB_E_UNSUPPORTED, "%s: general.architecture is '%.64s', want 'qwen2'", file->path().c_str(), arch.c_str());
+    }
+    check_key_names(*file);
+    check_tokenizer(*file);
+    const language_hparams h = language_hparams::read(*file, vocab_only);
+    if (vocab_only && file->tensors().empty()) return;
 
     weights w(file);
     const int64_t e = h.n_embd, kv = h.n_embd_kv(), ff = h.n_ff, v = h.n_vocab;
     w.matrix("token_embd.weight", {e, v});
-    h.tied = !w.has("output.weight");
     if (!h.tied) w.matrix("output.weight", {e, v});
     w.f32("output_norm.weight", {e});
     for (int i = 0; i < h.n_layer; ++i) {
@@ -199,8 +205,6 @@ language_hparams language_hparams::read(std::shared_ptr<const gguf_file> file, b
         w.linear(b + "ffn_down", ff, e, false);
     }
     w.finish();
-    h.all_f32 = std::all_of(f.tensors().begin(), f.tensors().end(), [](const auto & t) { return t.type == GGML_TYPE_F32; });
-    return h;
 }
 
 // ----------------------------------------------------------------------------------------------------------- tokenizer
@@ -353,7 +357,7 @@ language::plan language::measure(const language_hparams & h, const device & dev,
 
 language::language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> d, uint32_t n_ctx, bool vocab_only,
                    stage_counters & totals, reporter & r)
-    : file(std::move(f)), hparams(language_hparams::read(file, vocab_only)), dev(std::move(d)),
+    : file(std::move(f)), hparams(language_hparams::read(*file, vocab_only)), dev(std::move(d)),
       n_ctx(vocab_only ? 0 : context_size(hparams, n_ctx)), vocab_only(vocab_only), totals(totals) {
     quiet_log();
     llama_model_params p = llama_model_default_params();
@@ -362,10 +366,11 @@ language::language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const dev
     p.n_gpu_layers    = devices[0] != nullptr ? INT_MAX : 0;
     p.split_mode      = devices[0] != nullptr ? LLAMA_SPLIT_MODE_NONE : LLAMA_SPLIT_MODE_LAYER;
     p.use_mmap        = true;
-    p.use_extra_bufts = false;  // repacked weights are copies; mapped ones are not
+    p.use_extra_bufts = dev->is_cpu() && accel::int8_buffer_type() != nullptr;  // ours is the only one, see accel.cpp
     p.vocab_only      = vocab_only;
     p.progress_callback = [](float done, void * user) { return static_cast<reporter *>(user)->at(done); };
     p.progress_callback_user_data = &r;
+    accel::from_mapping dropped;
     model.reset(llama_model_load_from_file(file->path().c_str(), p));
     r.check();
     if (!model) fail(UB_E_FORMAT, "%s: llama.cpp can't load it: %s", file->path().c_str(), take_complaints().c_str());

@@ -23,8 +23,8 @@ struct language_hparams {
     // Type of the KV cache: f32 for an f32 model, whose parity needs it, else f16.
     ggml_type kv_type() const { return all_f32 ? GGML_TYPE_F32 : GGML_TYPE_F16; }
 
-    // Checks keys, tensors and tokenizer. With vocab_only the file may have no tensors and no sizes.
-    static language_hparams read(std::shared_ptr<const gguf_file> f, bool vocab_only);
+    // Reads and checks the keys of sizes. With vocab_only the file may have no tensors, and then no sizes either.
+    static language_hparams read(const gguf_file & f, bool vocab_only);
 };
 
 class tokenizer {
@@ -53,11 +53,15 @@ class language {
   public:
     static constexpr uint32_t default_ctx = 8192;
 
+    // Checks keys, tensors and tokenizer: all that llama.cpp would abort on. Takes a few tenths of a second for a large vocabulary.
+    static void check(std::shared_ptr<const gguf_file> f, bool vocab_only);
+
     struct plan { uint64_t kv_cache, compute; };
     // n_ctx 0: the default. Throws UB_E_INVALID when n_ctx is more than the model was trained on.
     static uint32_t context_size(const language_hparams & h, uint32_t n_ctx);
     static plan     measure(const language_hparams & h, const device & dev, uint32_t n_ctx);
 
+    // The file has passed check.
     language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, uint32_t n_ctx, bool vocab_only,
              stage_counters & totals, reporter & r);
 

@@ -20,11 +20,11 @@ model_files::model_files(const ub_model_files & paths) {
 void model_files::check(bool vocab_only) const {
     if (vocab_only) {
         UB_REQUIRE(language != nullptr, "vocab_only needs the language file");
-        language_hparams::read(language, true);
+        ub::language::check(language, true);
         return;
     }
-    if (language) language_hparams::read(language, false);
-    if (vision) vision::check(vision);
+    if (language) ub::language::check(language, false);
+    if (vision) ub::vision::check(vision);
     if (grounding) sam2::check(grounding);
 
     auto same = [](const gguf_file * a, const char * key_a, const gguf_file * b, const char * key_b) {
@@ -40,7 +40,7 @@ ub_model_info describe(const model_files & f, bool vocab_only) {
     ub_model_info i{};
     i.size = sizeof i;
     if (f.language) {
-        const auto h  = language_hparams::read(f.language, vocab_only);
+        const auto h  = language_hparams::read(*f.language, vocab_only);
         i.n_vocab     = h.n_vocab;
         i.n_embd      = h.n_embd;
         i.n_layer     = h.n_layer;
@@ -82,7 +82,7 @@ ub_memory_plan plan(const model_files & f, const ub_model_params & params, std::
     p.available = params.memory_limit > 0 ? params.memory_limit : dev->memory_free();
     if (params.vocab_only) return p;
     if (f.language) {
-        const auto m       = language::measure(language_hparams::read(f.language, false), *dev, params.n_ctx);
+        const auto m       = language::measure(language_hparams::read(*f.language, false), *dev, params.n_ctx);
         p.weights_language = f.language->data_size();
         p.kv_cache         = m.kv_cache;
         p.compute_language = m.compute;

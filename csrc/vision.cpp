@@ -99,7 +99,10 @@ void unfold(const vision_hparams & h, const float * tile, float * patches) {
 
 vision::vision(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int batch)
     : hparams(vision_hparams::read(*f)), w(f), t(w, hparams), tile_batch(batch > 0 ? batch : default_batch(*dev)),
-      tower(dev, nodes(hparams, *dev, tile_batch)) {}
+      tower(dev, nodes(hparams, *dev, tile_batch)) {
+    w.may_pack("blocks.");
+    w.may_pack("projector.");
+}
 
 vision::vision(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int batch, reporter & r) : vision(std::move(f), dev, batch) {
     w.load(*dev, r);
@@ -134,10 +137,9 @@ void vision::build(graph & g, int n, const float * patches, float * vit, float *
             ggml_tensor * v = ggml_view_3d(g.ctx, qkv, c, tokens, n, qkv->nb[1], qkv->nb[2], size_t(i) * size_t(c) * qkv->nb[0]);
             return split_heads(g, v, hparams.heads);
         };
-        ggml_tensor * a = linear(g, b.proj, attention(g, part(0), part(1), part(2), scale));        // {C, 1+N, n}
-        x = ggml_add(g.ctx, x, ggml_mul(g.ctx, a, b.ls1));
-        ggml_tensor * m = gelu_mlp(g, b.fc1, b.fc2, layer_norm(g, b.norm2, hparams.eps, x));
-        x = g.block(ggml_add(g.ctx, x, ggml_mul(g.ctx, m, b.ls2)));
+        ggml_tensor * a = attention(g, part(0), part(1), part(2), scale);                           // {C, 1+N, n}
+        x = linear(g, b.proj, a, {nullptr, /*gelu=*/false, b.ls1, x});
+        x = g.block(gelu_mlp(g, b.fc1, b.fc2, layer_norm(g, b.norm2, hparams.eps, x), b.ls2, x));
     }
     if (vit != nullptr) g.output(x, vit);
 
@@ -162,7 +164,7 @@ void vision::encode(const float * tiles, int n, float * embeddings, reporter & r
     const size_t vit_size = size_t(hparams.tokens()) * hparams.width, embedding_size = size_t(hparams.tile_tokens()) * hparams.projection;
     std::vector<float> vit(r.traced() ? size_t(n) * vit_size : 0), patches(size_t(std::min(n, tile_batch)) * tile);
 
-    std::lock_guard<std::mutex> lock(mutex);
+    turn my_turn(queue);
     // on a CPU working memory takes a moment to get back, and hundreds of megabytes to keep
     struct give_back { stage & s; ~give_back() { if (s.dev->is_cpu()) s.release(); } } at_end{tower};
     for (int from = 0; from < n; from += tile_batch) {

@@ -6,8 +6,6 @@
 
 #include "graph.h"
 
-#include <mutex>
-
 namespace ub {
 
 struct vision_hparams {
@@ -72,7 +70,7 @@ class vision {
     vision_weights t;
     int            tile_batch;
     stage          tower;
-    std::mutex     mutex;
+    turnstile      queue;  // calls, in arrival order
 };
 
 } // namespace ub

@@ -2,10 +2,14 @@
 
 #include "weights.h"
 
+#include "onednn/accel.h"
 #include "types.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <thread>
 
 #include <sys/mman.h>
 
@@ -105,6 +109,11 @@ void weights::finish() {
     if (!all.empty()) fail(UB_E_FORMAT, "%s: tensors do not fit the keys%s", file_->path().c_str(), all.c_str());
 }
 
+bool weights::packs(const ggml_tensor * t) const {
+    return accel::int8_buffer_type() != nullptr && accel::can_pack(t) &&
+           std::any_of(packable_.begin(), packable_.end(), [&](const std::string & p) { return std::strncmp(t->name, p.c_str(), p.size()) == 0; });
+}
+
 void weights::load(const device & dev, reporter & r) {
     if (dev.is_cpu()) {
         map_ = std::make_unique<mapping>(*file_);
@@ -112,8 +121,39 @@ void weights::load(const device & dev, reporter & r) {
         buffer_.reset(ggml_backend_cpu_buffer_from_ptr(static_cast<char *>(map_->base) + start, map_->size - start));
         if (!buffer_) throw std::bad_alloc();
         ggml_backend_buffer_set_usage(buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+        std::vector<size_t> packed;
+        size_t size = 0;
         for (size_t i = 0; i < tensors_.size(); ++i) {
-            ggml_backend_tensor_alloc(buffer_.get(), tensors_[i], static_cast<char *>(map_->base) + file_->tensors()[i].offset);
+            if (packs(tensors_[i])) {
+                packed.push_back(i);
+                size += GGML_PAD(ggml_backend_buft_get_alloc_size(accel::int8_buffer_type(), tensors_[i]), 64);
+            } else {
+                ggml_backend_tensor_alloc(buffer_.get(), tensors_[i], static_cast<char *>(map_->base) + file_->tensors()[i].offset);
+            }
+        }
+        if (!packed.empty()) {
+            packed_.reset(ggml_backend_buft_alloc_buffer(accel::int8_buffer_type(), size));
+            if (!packed_) fail(UB_E_NOMEM, "%s: %zu bytes of packed weights can't be allocated", file_->path().c_str(), size);
+            ggml_backend_buffer_set_usage(packed_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+            char * at = static_cast<char *>(ggml_backend_buffer_get_base(packed_.get()));
+            for (size_t i : packed) {
+                ggml_backend_tensor_alloc(packed_.get(), tensors_[i], at);
+                at += GGML_PAD(ggml_backend_buft_get_alloc_size(accel::int8_buffer_type(), tensors_[i]), 64);
+            }
+            std::atomic<size_t> next{0};
+            auto work = [&] {
+                accel::from_mapping dropped;
+                for (size_t k; (k = next++) < packed.size();) {
+                    const auto & t = file_->tensors()[packed[k]];
+                    ggml_backend_tensor_set(tensors_[packed[k]], static_cast<const char *>(map_->base) + t.offset, 0, size_t(t.size));
+                }
+            };
+            std::vector<std::thread> pool;
+            for (int i = 1; i < dev.n_threads(); ++i) {
+                try { pool.emplace_back(work); } catch (const std::system_error &) { break; }  // fewer threads do it as well
+            }
+            work();
+            for (auto & th : pool) th.join();
         }
         r.step(1);
         return;
@@ -141,7 +181,8 @@ void weights::pretend(const device & dev) {
     buffer_.reset(ggml_backend_buft_alloc_buffer(type, 0));
     if (!buffer_) throw std::bad_alloc();
     ggml_backend_buffer_set_usage(buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-    for (ggml_tensor * t : tensors_) t->buffer = buffer_.get();
+    if (dev.is_cpu() && accel::int8_buffer_type() != nullptr) packed_.reset(ggml_backend_buft_alloc_buffer(accel::int8_buffer_type(), 0));
+    for (ggml_tensor * t : tensors_) t->buffer = packed_ && packs(t) ? packed_.get() : buffer_.get();
 }
 
 } // namespace ub

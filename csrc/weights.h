@@ -37,10 +37,14 @@ class weights {
     linear_weights linear_f32(const std::string & name, int64_t in, int64_t out, bool bias = true);
     norm_weights   norm(const std::string & name, int64_t n);
 
+    // Matrices of this prefix serve as weights of linear() only, and bear int8 arithmetic where they are q8_0.
+    void may_pack(const std::string & prefix) { packable_.push_back(prefix); }
+
     // Fails with one UB_E_FORMAT that lists all tensors that are missing, wrong or unexpected.
     void finish();
 
-    // After finish: gives the tensors their data. On the CPU the file is mapped, elsewhere copied. Checks no values.
+    // After finish: gives the tensors their data. On the CPU the file is mapped, what may be packed is (accel.h) and its pages
+    // are let go; elsewhere all is copied. Checks no values.
     void load(const device & dev, reporter & r);
     // Instead of load, to measure graphs: places the tensors on the device without data.
     void pretend(const device & dev);
@@ -49,6 +53,7 @@ class weights {
     uint64_t          bytes() const { return file_->data_size(); }
 
   private:
+    bool          packs(const ggml_tensor * t) const;
     ggml_tensor * expect(const std::string & name, std::initializer_list<int64_t> ne, bool any_matrix_type);
 
     struct mapping;
@@ -56,7 +61,8 @@ class weights {
     std::shared_ptr<const gguf_file> file_;
     ggml_context_ptr                 ctx_;
     std::unique_ptr<mapping>         map_;
-    ggml_backend_buffer_ptr          buffer_;
+    ggml_backend_buffer_ptr          buffer_, packed_;
+    std::vector<std::string>         packable_;
     std::vector<ggml_tensor *>       tensors_;  // in the file's order
     std::set<std::string>            expected_;
     std::string                      missing_, wrong_;

@@ -238,7 +238,7 @@ def samples(view, rng, count, phrases, sites, components):
     if view.boxed:
         out.append((BOX[rng.integers(len(BOX))], view.boxed.lower(), []))
     while len(out) < count:
-        kind = rng.choice(4, p=[0.35, 0.25, 0.12, 0.28])
+        kind = rng.choice(4, p=[0.42, 0.22, 0.1, 0.26])
         if kind == 0:
             sample = segment(view, rng, phrases)
         elif kind == 1:

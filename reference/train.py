@@ -397,7 +397,7 @@ def train_language(args):
         if e is not None:
             want = torch.tensor([data.phrase_id[p] for some in samples for _, _, names in some for p in names])
             parts["e"] = embedding_loss(e, table[want], spread)
-            total = total + parts["e"]
+            total = total + 2 * parts["e"]
         return total, parts
 
     def evaluate():

@@ -1,11 +1,11 @@
 # Puts our numbered patches on source files of the pinned module, which itself is never changed: each file that a patch
 # names is copied to the build folder, patched there, and takes the place of the original in the target that compiles it.
-# Patches name files relative to the target's own source folder, and change .c and .cpp files only.
+# Patches name files relative to the folder given here, and change .c and .cpp files only.
 
 find_program(PATCH patch)
 
-function(ub_patch target)
-    get_target_property(folder  ${target} SOURCE_DIR)
+# ub_patch(TARGET FOLDER PATCH...)
+function(ub_patch target folder)
     get_target_property(sources ${target} SOURCES)
     set(copies ${CMAKE_BINARY_DIR}/third_party/patched/${target})
     file(REMOVE_RECURSE ${copies}.new)
@@ -14,7 +14,7 @@ function(ub_patch target)
         file(STRINGS ${patch} names REGEX "^--- a/")
         foreach (name IN LISTS names)
             string(REGEX REPLACE "^--- a/([^\t]*).*" "\\1" name "${name}")
-            if (NOT name IN_LIST sources)
+            if (NOT name IN_LIST sources AND NOT "${folder}/${name}" IN_LIST sources)
                 message(FATAL_ERROR "${patch} changes ${name}, which ${target} does not compile")
             endif()
             if (NOT EXISTS ${copies}.new/${name})
@@ -34,10 +34,11 @@ function(ub_patch target)
     list(REMOVE_DUPLICATES patched)
     foreach (name IN LISTS patched)
         configure_file(${copies}.new/${name} ${copies}/${name} COPYONLY)  # keeps the time stamp of an unchanged file
-        list(REMOVE_ITEM sources ${name})
+        list(REMOVE_ITEM sources ${name} ${folder}/${name})
         list(APPEND sources ${copies}/${name})
+        get_filename_component(beside ${folder}/${name} DIRECTORY)
+        target_include_directories(${target} PRIVATE ${folder} ${beside})  # for #include "..."
     endforeach()
     file(REMOVE_RECURSE ${copies}.new)
     set_target_properties(${target} PROPERTIES SOURCES "${sources}")
-    target_include_directories(${target} PRIVATE ${folder} ${folder}/ggml-cpu)
 endfunction()

@@ -69,7 +69,7 @@ namespace {
 ggml_tensor * cross(graph & g, const decoder_attention_weights & w, int heads, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) {
     const int64_t D = q->ne[0], Nq = q->ne[1], B = q->ne[2];
     if (k->ne[2] < B) q = ggml_reshape_3d(g.ctx, q, D, Nq * B, 1);
-    q = linear(g, w.out, multi_head(g, linear(g, w.q, q), linear(g, w.k, k), linear(g, w.v, v), heads));
+    q = multi_head(g, w.out, linear(g, w.q, q), linear(g, w.k, k), linear(g, w.v, v), heads);
     return ggml_reshape_3d(g.ctx, q, D, Nq, B);
 }
 
@@ -77,7 +77,7 @@ ggml_tensor * cross(graph & g, const decoder_attention_weights & w, int heads, g
 ggml_tensor * cross_image(graph & g, const decoder_attention_weights & w, int heads, ggml_tensor * x, ggml_tensor * k, ggml_tensor * v) {
     x = linear(g, w.q, x);
     if (x->ne[2] < k->ne[2]) x = ggml_repeat_4d(g.ctx, x, x->ne[0], x->ne[1], k->ne[2], 1);
-    return linear(g, w.out, multi_head(g, x, linear(g, w.k, k), linear(g, w.v, v), heads));
+    return multi_head(g, w.out, x, linear(g, w.k, k), linear(g, w.v, v), heads);
 }
 
 } // namespace

@@ -129,8 +129,7 @@ ggml_tensor * memory_encode(const graph & g, const memory_encoder_weights & w, c
         y = layer_norm(g, f.norm, eps_norm2d, ggml_add(g.ctx, y, f.dw_bias));
         x = ggml_add(g.ctx, x, ggml_mul(g.ctx, gelu_mlp(g, f.pw_0, f.pw_1, y), f.scale));
     }
-    x = linear(g, w.out_proj, x);                                                                  // {M, W, H}
-    return ggml_reshape_2d(g.ctx, x, x->ne[0], x->ne[1] * x->ne[2]);
+    return linear(g, w.out_proj, x);                                                               // {M, W, H}
 }
 
 // Turns the pairs (2i, 2i+1) of each head: those of the first half by the token's column, those of the second by its row.
@@ -149,17 +148,15 @@ ggml_tensor * memory_attention(graph & g, const memory_attention_weights & w, co
         ggml_tensor * n = layer_norm(g, l.norm1, eps_attention, x);
         ggml_tensor * q = turn(g, linear(g, l.self_q, n), in.x_turns, in.periods);
         ggml_tensor * k = turn(g, linear(g, l.self_k, n), in.x_turns, in.periods);
-        n = multi_head(g, q, k, linear(g, l.self_v, n), h.memory_heads);
-        x = g.block(ggml_add(g.ctx, linear(g, l.self_out, n), x)); if(&l==&w.layers[0]) g.tap("dbg.self",x,{4096,64});
+        x = g.block(multi_head(g, l.self_out, q, k, linear(g, l.self_v, n), h.memory_heads, x));
 
         n = layer_norm(g, l.norm2, eps_attention, x);
         q = turn(g, linear(g, l.cross_q, n), in.x_turns, in.periods);
         k = turn(g, linear(g, l.cross_k, in.keys), in.k_turns, in.periods);                            // {D, K}
-        n = multi_head(g, q, k, linear(g, l.cross_v, in.memory), h.memory_heads);
-        if(&l==&w.layers[0]){ g.tap("dbg.q",q,{4096,64}); g.tap("dbg.k",k,{k->ne[1],64}); g.tap("dbg.att",n,{4096,64});} x = ggml_add(g.ctx, linear(g, l.cross_out, n), x); if(&l==&w.layers[0]) g.tap("dbg.cross",x,{4096,64});
+        x = multi_head(g, l.cross_out, q, k, linear(g, l.cross_v, in.memory), h.memory_heads, x);
 
         n = layer_norm(g, l.norm3, eps_attention, x);
-        x = g.block(ggml_add(g.ctx, linear(g, l.linear2, relu(g, linear(g, l.linear1, n))), x));
+        x = g.block(linear(g, l.linear2, relu(g, linear(g, l.linear1, n)), {nullptr, false, nullptr, x}));
     }
     return layer_norm(g, w.norm, eps_attention, x);
 }

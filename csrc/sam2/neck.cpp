@@ -8,6 +8,7 @@ namespace ub {
 
 neck_weights load_neck(weights & w, const sam2_hparams & h) {
     neck_weights k;
+    w.may_pack("neck.");
     for (int i = 0; i < 4; ++i) k.convs.push_back(w.linear("neck." + std::to_string(i), h.stages[size_t(3 - i)].width, h.width));
     k.conv_s0 = w.linear_f32("decoder.conv_s0", h.width, h.width / 8);
     k.conv_s1 = w.linear_f32("decoder.conv_s1", h.width, h.width / 4);

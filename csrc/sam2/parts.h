@@ -22,8 +22,10 @@ using mlp_weights = std::vector<linear_weights>;
 // widths has one entry more than there are layers.
 mlp_weights load_mlp(weights & w, const std::string & name, const std::vector<int64_t> & widths);
 
-// q {h*C, Nq, B}, k and v {h*C, Nk, B}, heads side by side -> {h*C, Nq, B}, with the scale of C channels.
-ggml_tensor * multi_head(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int heads);
+// Attention, its output projection, and the residual where there is one: q {h*C, Nq, B}, k and v {h*C, Nk, B}, heads side by
+// side -> {D, Nq, B}.
+ggml_tensor * multi_head(graph & g, const linear_weights & out, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int heads,
+                         ggml_tensor * residual = nullptr);
 
 // ------------------------------------------------------------------------------------------------------------ trunk.cpp
 
@@ -169,7 +171,7 @@ std::vector<int32_t> turn_positions(int side, int heads, int maps, int pointers)
 // Tokens a radian, for each pair of channels of half a head: theta^(4i / channels of a head).
 std::vector<float> turn_periods(const sam2_hparams & h);
 
-// p2 {D, W, H}, logits {L, L} -> {M, W*H}
+// p2 {D, W, H}, logits {L, L} -> {M, W, H}
 ggml_tensor * memory_encode(const graph & g, const memory_encoder_weights & w, const sam2_hparams & h, ggml_tensor * p2, ggml_tensor * logits);
 
 struct memory_inputs {

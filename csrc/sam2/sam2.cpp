@@ -339,7 +339,7 @@ struct sam2::impl {
     void memorise(graph & g, const feature_maps & f, const float * logits, const float * token, bool found, const std::string & name, float * memory, float * pointer) const {
         const int64_t L = h.mask_side(), s = h.feature_side();
         ggml_tensor * m = memory_encode(g, p.memory.encoder, h, f.p2, g.input(GGML_TYPE_F32, {L, L}, logits));
-        g.tap(name, ggml_reshape_3d(g.ctx, m, h.memory_width, s, s), {h.memory_width, s, s}, layout::channels_last);
+        g.tap(name, m, {h.memory_width, s, s}, layout::channels_last);
         g.output(g.block(m), memory);
         if (found) g.output(relu_mlp(g, p.memory.pointer, g.input(GGML_TYPE_F32, {h.width, 1}, token)), pointer);
     }
@@ -575,6 +575,7 @@ void sam2::prompt(sam2_track & t, int32_t slice, const sam2_features & f, ub_mas
         p->run_transformer(t.hidden.data(), 1, f.maps.f2, nullptr, results, 0, true, r);
     }
     impl::trace(r, "seg_embedding", results.embedding, {1, p->h.width});
+    impl::trace(r, "sparse_tokens", results.sparse, {1, 3, p->h.width});
     t.bank.keep_prompted(p->finish_slice(slice, f.maps, results, out, r));
 }
 

@@ -31,6 +31,8 @@ std::vector<hiera_block> hiera_blocks(const sam2_hparams & h) {
 
 trunk_weights load_trunk(weights & w, const sam2_hparams & h) {
     trunk_weights t;
+    w.may_pack("trunk.blocks.");
+    w.may_pack("trunk.blocks.");
     const auto & first = h.stages[0];
 
     // The kernel's side is the patch embedding's own; padding of half a kernel makes the map image_size / stride.
@@ -111,13 +113,10 @@ ggml_tensor * hiera_forward(graph & g, const hiera_block_weights & w, const hier
     auto part = [&](int i) { return ggml_view_3d(g.ctx, qkv, C, T, N, qkv->nb[1], qkv->nb[2], size_t(i * C) * sizeof(float)); };
     ggml_tensor * q = part(0);
     if (b.pool) q = max_pool(g, ggml_cont(g.ctx, q), b.window_in);                                 // {Cout, T/4, n}
-    ggml_tensor * a = multi_head(g, q, part(1), part(2), b.heads);                                  // {Cout, T', n}
-    if (b.global) a = ggml_reshape_3d(g.ctx, a, C, shortcut->ne[1], shortcut->ne[2]);
-    x = ggml_add(g.ctx, linear(g, w.proj, a), shortcut);
-
-    n = layer_norm(g, w.norm2, eps_trunk, x);
-    n = linear(g, w.mlp_1, gelu(g, linear(g, w.mlp_0, n)));
-    return ggml_add(g.ctx, n, x);
+    ggml_tensor * residual = b.global ? ggml_reshape_3d(g.ctx, shortcut, C, T, 1) : shortcut;
+    x = multi_head(g, w.proj, q, part(1), part(2), b.heads, residual);                             // {Cout, T', n}
+    x = ggml_reshape_3d(g.ctx, x, C, shortcut->ne[1], shortcut->ne[2]);
+    return gelu_mlp(g, w.mlp_0, w.mlp_1, layer_norm(g, w.norm2, eps_trunk, x), nullptr, x);
 }
 
 } // namespace ub

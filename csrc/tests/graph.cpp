@@ -167,3 +167,20 @@ TEST_CASE("small inputs") {
         return gelu_mlp(g, layer(g, "mlp1.1"), layer(g, "mlp1.3"), layer_norm(g, norm(g, "mlp1.0"), 1e-5f, x));
     });
 }
+
+TEST_CASE("a stage runs many graphs of many sizes") {
+    stage st(cpu(), 4096);
+    reporter r;
+    counters c;
+    for (int length : {700, 701, 650, 3, 703, 700, 700, 1}) {
+        const float one = 1;
+        float out = 0;
+        st.run([&](graph & g) {
+            ggml_tensor * x = g.input(GGML_TYPE_F32, {1}, &one);
+            ggml_tensor * y = x;
+            for (int i = 0; i < length; ++i) y = g.block(ggml_add(g.ctx, y, x));
+            g.output(y, &out);
+        }, r, c);
+        CHECK(out == float(length + 1));
+    }
+}

@@ -165,6 +165,26 @@ TEST_CASE("the hidden state is after the final norm, before the logits, and not 
     CHECK(std::sqrt(length) > 2);
 }
 
+TEST_CASE("without output.weight the logits use the token embeddings") {
+    small f;
+    fixture::add_language(f.b);
+    f.b.tensors.erase("output.weight");
+    const auto m = f.open();
+    ub_session * opened = nullptr;
+    ub_error err;
+    REQUIRE(ub_session_open(m.get(), 0, &opened, &err) == UB_OK);
+    const fixture::session_ptr s(opened);
+    const state got = prefill(s.get(), some_ids(9));
+    std::vector<float> logits;
+    const auto & w = f.b.tensors.at("token_embd.weight").data;
+    for (size_t v = 0; v < vocab_size; ++v) {
+        double sum = 0;
+        for (size_t i = 0; i < width; ++i) sum += double(w[v * width + i]) * got.hidden[i];
+        logits.push_back(float(sum));
+    }
+    CHECK(fixture::relative_rms(got.logits, logits) < 1e-5);
+}
+
 TEST_CASE("what a session refuses") {
     model m;
     const auto s = m.session(64);
@@ -380,6 +400,41 @@ TEST_CASE("files that llama.cpp would abort on, or read as something else") {
     HAS(complaint(*with([](auto & b) { b.u32("tokenizer.ggml.eos_token_id", 264); })), "is 264, want 0 to 263");
     HAS(complaint(*with([](auto & b) { b.boolean("tokenizer.ggml.add_bos_token", true); }), UB_E_UNSUPPORTED), "add_bos_token is true");
     HAS(complaint(*with([](auto & b) { gguf_remove_key(b.g.get(), "tokenizer.ggml.merges"); })), "is missing");
+}
+
+TEST_CASE("changed bytes give an error or a model, never a crash") {
+    small f;
+    fixture::add_language(f.b);
+    f.b.write(f.path);
+    const auto whole = fixture::read_file(f.path);
+    const std::string head(whole.begin(), whole.end());
+    const size_t metadata = head.find("token_embd.weight") + 200;
+    std::minstd_rand rng(3);
+    int opened = 0;
+    for (int i = 0; i < 400; ++i) {
+        auto data = whole;
+        for (int k = 0; k < 1 + i % 3; ++k) data[rng() % metadata] = i % 2 == 0 ? char(rng()) : char('a' + rng() % 26);
+        fixture::write_file(f.path, data);
+        const auto files = fixture::files(f.path.c_str(), nullptr);
+        const auto p = fixture::params();
+        ub_error err;
+        ub_model * m = nullptr;
+        const ub_status status = ub_model_open(&files, &p, nullptr, &m, &err);
+        CAPTURE(std::string(err.message));
+        CHECK((status == UB_OK || status == UB_E_FORMAT || status == UB_E_UNSUPPORTED));
+        if (status != UB_OK) continue;
+        ++opened;
+        const fixture::model_ptr owner(m);
+        ub_session * s = nullptr;
+        if (ub_session_open(m, 16, &s, &err) == UB_OK) {
+            const fixture::session_ptr session(s);
+            const int32_t id = 7;
+            CHECK(ub_session_prefill(s, &id, 1, nullptr, 0, nullptr, nullptr, nullptr, &err) == UB_OK);
+        }
+        int32_t n;
+        CHECK(ub_tokenize(m, "ab [SEG] <p> 12", 15, true, nullptr, 0, &n, &err) == UB_OK);
+    }
+    CHECK(opened > 0);
 }
 
 TEST_CASE("files of different models") {

@@ -141,3 +141,8 @@ func TestHTJ2K(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, fr.Data)
 }
+
+func run(name string, args ...string) (string, error) {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	return string(out), err
+}

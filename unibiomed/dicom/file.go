@@ -30,8 +30,8 @@ const (
 	GEPrivate      = "1.2.840.113619.5.2" // implicit little endian with big-endian pixels
 )
 
-// maxInflated bounds what a deflated data set may unpack to: 1 GiB.
-const maxInflated = 1 << 30
+// maxInflated bounds what a deflated data set may unpack to: 512 MiB, which stay in memory.
+const maxInflated = 512 << 20
 
 // A File is a DICOM file whose header has been read. Values longer than 64 KiB, pixel data above all, are read from the
 // file when they are asked for; the file is closed in between. It is safe for concurrent use.
@@ -89,7 +89,7 @@ func parse(r io.ReaderAt, size int64) (*File, error) {
 		}
 		f.Syntax = f.Meta.Text(TransferSyntaxUID)
 	}
-	if f.Syntax == "" || start == 0 && f.Syntax == "" {
+	if f.Syntax == "" {
 		// No syntax is named: the first element shows it, if this is DICOM at all.
 		if b, err = p.bytes(at, 8); err != nil {
 			return nil, broken("header", "there is no data set")

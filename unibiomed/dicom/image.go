@@ -1,10 +1,10 @@
 package dicom
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/unibiomed/go-unibiomed/unibiomed/dicom/jpeg"
 	"github.com/unibiomed/go-unibiomed/unibiomed/volume"
@@ -238,7 +238,7 @@ func (f *File) place(p *Pixels, i int) (s volume.Slice, ok bool) {
 	if orientation == nil {
 		orientation = f.Data.Floats(ImageOrientationPatient)
 	}
-	if len(position) != 3 || len(orientation) != 6 || !ok {
+	if len(position) != 3 || len(orientation) != 6 || !ok || f.isMosaic() {
 		return s, false
 	}
 	s.Column, s.Row = volume.Vec(orientation[:3]), volume.Vec(orientation[3:])
@@ -313,6 +313,9 @@ func (f *File) warnings() (out []error) {
 	if planes > 0 {
 		out = append(out, &OverlayWarning{planes})
 	}
+	if f.isMosaic() {
+		out = append(out, unsupported("placing the small images of a MOSAIC, which is shown as one picture,"))
+	}
 	if f.Data.Text(BurnedInAnnotation) == "YES" {
 		out = append(out, fmt.Errorf("dicom: the header says that text is burned into the image: it may identify the patient"))
 	}
@@ -332,7 +335,8 @@ func (p *Pixels) channels() int {
 }
 
 // isLocalizer reports whether an image is a scout view.
-func (f *File) isLocalizer() bool {
-	e := f.Data.Find(ImageType)
-	return e != nil && bytes.Contains(e.Value, []byte("LOCALIZER"))
-}
+func (f *File) isLocalizer() bool { return slices.Contains(f.Data.Texts(ImageType), "LOCALIZER") }
+
+// isMosaic reports whether the slices of a volume lie side by side in one picture, as Siemens files functional MR. The place
+// in the header is then not that of the picture.
+func (f *File) isMosaic() bool { return slices.Contains(f.Data.Texts(ImageType), "MOSAIC") }

@@ -268,6 +268,9 @@ func (p *parser) fragments(e *Element, at int64) (int64, error) {
 		}
 		if n == 0 {
 			e.fragments = []span{} // not nil: encapsulated
+			if length > 4*maxElements {
+				return 0, &volume.LimitError{Field: "basic offset table", Want: length, Limit: 4 * maxElements}
+			}
 			if e.offsets, err = readSpan(p.r, span{at, length}); err != nil {
 				return 0, err
 			}

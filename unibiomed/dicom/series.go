@@ -17,8 +17,6 @@ type Options struct {
 	volume.Limits
 	// Activity leaves the values of PET in the unit of the file. Without it they become SUV where the header allows.
 	Activity bool
-	// Identifiers puts the UIDs of studies and series into their String. They are left out by default.
-	Identifiers bool
 }
 
 // A Study is the images of one examination.
@@ -115,7 +113,7 @@ type Stack struct {
 	Slices []FrameRef // Slices[k] is slice k of the volume
 }
 
-// Stack makes the volumes of one file. Most hold one.
+// Stacks makes the volumes of one file, as [Series.Stacks] does. Most hold one.
 func (f *File) Stacks(o Options) ([]*Stack, error) { return (&Series{Files: []*File{f}}).Stacks(o) }
 
 // A member is a frame on its way into a stack.
@@ -126,13 +124,27 @@ type member struct {
 	placed bool
 }
 
+// A CopiesWarning says that files hold an instance that another file of the series holds too; one of each was read.
+type CopiesWarning struct{ Files int }
+
+func (e *CopiesWarning) Error() string {
+	return fmt.Sprintf("dicom: %d files are copies of others by their instance and were left out", e.Files)
+}
+
 // Stacks sorts the frames of a series into volumes: frames of one orientation, size and spacing form a stack, sorted along
 // its normal; frames that lie at the same places (time points, echoes) form one stack after the other; scout views,
 // frames without a place and slides are apart. The volumes read their voxels from the files when asked.
 func (s *Series) Stacks(o Options) ([]*Stack, error) {
 	var groups [][]member
 	var out []*Stack
+	seen, copies := map[string]bool{}, 0
 	for _, f := range s.Files {
+		if uid := f.Data.Text(SOPInstanceUID); uid != "" && seen[uid] {
+			copies++
+			continue
+		} else {
+			seen[uid] = true
+		}
 		p, err := f.Pixels()
 		if err != nil {
 			return nil, err
@@ -174,6 +186,11 @@ func (s *Series) Stacks(o Options) ([]*Stack, error) {
 			out = append(out, v)
 		}
 	}
+	if copies > 0 {
+		for _, v := range out {
+			v.Warnings = append(v.Warnings, &CopiesWarning{copies})
+		}
+	}
 	return out, nil
 }
 
@@ -206,7 +223,7 @@ func unpile(g []member) [][]member {
 		}
 	}
 	n := sizes[0]
-	if n == 1 || len(sizes) == 1 && n > 1 && sameInstance(g) || slices.ContainsFunc(sizes, func(x int) bool { return x != n }) {
+	if n == 1 || slices.ContainsFunc(sizes, func(x int) bool { return x != n }) {
 		return [][]member{g}
 	}
 	out := make([][]member, n)
@@ -214,12 +231,6 @@ func unpile(g []member) [][]member {
 		out[i%n] = append(out[i%n], m)
 	}
 	return out
-}
-
-// sameInstance reports whether all members are copies of one instance and frame.
-func sameInstance(g []member) bool {
-	uid := g[0].File.Data.Text(SOPInstanceUID)
-	return !slices.ContainsFunc(g, func(m member) bool { return m.Frame != g[0].Frame || m.File.Data.Text(SOPInstanceUID) != uid })
 }
 
 func newStack(g []member, o Options) (*Stack, error) {
@@ -249,7 +260,9 @@ func newStack(g []member, o Options) (*Stack, error) {
 		}
 		s := g[0].slice.Spacing
 		v.Affine = volume.NewAffine(volume.Vec{s[0]}, volume.Vec{0, s[1]}, volume.Vec{0, 0, step}, volume.Vec{})
-		v.Warnings = append(v.Warnings, fmt.Errorf("dicom: the header does not place the image in the patient: left and right are unknown"))
+		if !f.isMosaic() { // which has a warning of its own
+			v.Warnings = append(v.Warnings, fmt.Errorf("dicom: the header does not place the image in the patient: left and right are unknown"))
+		}
 		for i := range g {
 			st.Slices = append(st.Slices, g[i].FrameRef)
 		}

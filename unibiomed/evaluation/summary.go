@@ -41,7 +41,7 @@ type Interval struct {
 	Seed   uint64  `json:"seed"`
 }
 
-// Scores is a mean over questions with its interval.
+// Scores is a mean over questions with its interval. One group alone has none: Low and High are its mean.
 type Scores struct {
 	Mean   float64 `json:"mean"`
 	Low    float64 `json:"low"`

@@ -160,7 +160,7 @@ type Volume struct {
 	Inverted bool     // low values are meant to be shown bright (MONOCHROME1)
 
 	// Positions has the place of voxel (0, 0, k) of each slice when the slices are not evenly spaced, so that the affine can
-	// only be their best fit; it is nil otherwise.
+	// only be their best fit; it is nil otherwise. DICOM results keep these places; formats of one affine (NIfTI, NRRD) cannot.
 	Positions []Vec
 	// Warnings are things a reader had to assume or leave out, of the error types of this package where one fits.
 	Warnings []error

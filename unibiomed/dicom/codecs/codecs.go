@@ -72,17 +72,27 @@ var load = sync.OnceValue(func() error {
 			tried = append(tried, err.Error())
 			continue
 		}
-		purego.RegisterLibFunc(&ubcABIVersion, h, "ubc_abi_version")
-		if v := ubcABIVersion(); v != 1 {
-			return fmt.Errorf("codecs: %s has ABI version %d, want 1", path, v)
-		}
-		purego.RegisterLibFunc(&ubcBuildInfo, h, "ubc_build_info")
-		purego.RegisterLibFunc(&ubcProbe, h, "ubc_probe")
-		purego.RegisterLibFunc(&ubcDecode, h, "ubc_decode")
-		return nil
+		return bind(path, h)
 	}
 	return fmt.Errorf("codecs: %s was not found (UNIBIOMED_CODECS may name it): %s", libraryName(), strings.Join(tried, "; "))
 })
+
+// bind takes the functions out of an open library.
+func bind(path string, h uintptr) (err error) {
+	defer func() { // purego panics about a function that is not there
+		if r := recover(); r != nil {
+			err = fmt.Errorf("codecs: %s is another library: %v", path, r)
+		}
+	}()
+	purego.RegisterLibFunc(&ubcABIVersion, h, "ubc_abi_version")
+	if v := ubcABIVersion(); v != 1 {
+		return fmt.Errorf("codecs: %s has ABI version %d, want 1", path, v)
+	}
+	purego.RegisterLibFunc(&ubcBuildInfo, h, "ubc_build_info")
+	purego.RegisterLibFunc(&ubcProbe, h, "ubc_probe")
+	purego.RegisterLibFunc(&ubcDecode, h, "ubc_decode")
+	return nil
+}
 
 func libraryName() string {
 	switch runtime.GOOS {

@@ -1,0 +1,16 @@
+// accel_off.cpp: accel.h for a build without oneDNN.
+
+#include "onednn/accel.h"
+
+namespace ub::accel {
+
+bool enabled() { return false; }
+std::string description() { return "built without oneDNN"; }
+ggml_backend_buffer_type_t int8_buffer_type() { return nullptr; }
+bool can_pack(const ggml_tensor *) { return false; }
+from_mapping::from_mapping() = default;
+from_mapping::~from_mapping() = default;
+bool fuse(ggml_tensor *, const epilogue &) { return false; }
+bool fuse_norm(ggml_tensor *, ggml_tensor *, ggml_tensor *) { return false; }
+
+} // namespace ub::accel

@@ -1,0 +1,308 @@
+// int8.cpp: MUL_MAT with q8_0 weights in int8.
+//
+// Weights are s8 with one scale an output channel, rows of activations u8 around 128 with one scale a row. A few input channels
+// far larger than the rest, as transformers have, would leave the rest of their row no digits: they are taken out of the row
+// and multiplied in f32. Their weights come out of the packed form by a product with unit rows.
+
+#include "onednn/kernels.h"
+#include "onednn/library.h"
+#include "onednn/vector.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace ub::accel {
+
+using namespace onednn;
+
+namespace {
+
+constexpr int64_t max_outliers = 32;     // input channels in f32
+constexpr int64_t rows_at_once = 128;    // of a product, so that its s32 result stays in the L2 cache
+constexpr int64_t few = 4;               // rows that every thread quantizes by itself: cheaper than waiting for each other
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Output channels are packed in blocks of this many; the last may be smaller.
+int64_t block_size(int64_t N) { return std::min(N, round_up((N + std::max<int64_t>(1, N / 128) - 1) / std::max<int64_t>(1, N / 128), 64)); }
+
+// Packed weights: scales [N], 128 times the sum of a channel's values [N], blocks.
+struct packed {
+    int64_t K, N, size, last, bytes, last_bytes, offset;
+    char *  data;
+
+    packed(int64_t K, int64_t N, void * data) : K(K), N(N), size(block_size(N)), data(static_cast<char *>(data)) {
+        last       = N - (blocks() - 1) * size;
+        bytes      = round_up(int64_t(packed_size(numbers::u8s8, int32_t(K), int32_t(size))), 64);
+        last_bytes = last == size ? bytes : round_up(int64_t(packed_size(numbers::u8s8, int32_t(K), int32_t(last))), 64);
+        offset     = round_up(N * 8, 64);
+    }
+    int64_t   blocks() const { return (N + size - 1) / size; }
+    int64_t   total() const { return offset + (blocks() - 1) * bytes + last_bytes; }
+    float *   scales() const { return reinterpret_cast<float *>(data); }
+    int32_t * offsets() const { return reinterpret_cast<int32_t *>(data) + N; }
+    char *    block(int64_t i) const { return data + offset + i * bytes; }
+    int64_t   channels(int64_t i) const { return i + 1 < blocks() ? size : last; }
+};
+
+// Sizes of packed forms are asked for again and again, for a few shapes.
+packed packed_form(int64_t K, int64_t N, void * data) {
+    static thread_local std::vector<packed> known;
+    for (packed p : known) {
+        if (p.K == K && p.N == N) {
+            p.data = static_cast<char *>(data);
+            return p;
+        }
+    }
+    known.emplace_back(K, N, nullptr);
+    packed p = known.back();
+    p.data = static_cast<char *>(data);
+    return p;
+}
+
+} // namespace
+
+size_t int8_size(int64_t k, int64_t n) { return size_t(packed_form(k, n, nullptr).total()); }
+
+void int8_pack(const ggml_tensor * w, const void * q8_0) {
+    const packed out = packed_form(w->ne[0], w->ne[1], w->data);
+    const int64_t K = out.K;
+    const size_t row = ggml_row_size(w->type, K);
+    const auto to_float = ggml_get_type_traits(w->type)->to_float;
+    std::vector<float>  wide(static_cast<size_t>(K));
+    std::vector<int8_t> rows(size_t(out.size * K));
+    for (int64_t b = 0; b < out.blocks(); ++b) {
+        for (int64_t i = 0; i < out.channels(b); ++i) {
+            const int64_t channel = b * out.size + i;
+            to_float(static_cast<const char *>(q8_0) + size_t(channel) * row, wide.data(), K);
+            floats most = {};
+            each(K, [&](int64_t k, int n) { most = larger(magnitude(load_n(&wide[size_t(k)], n)), most); });
+            const float amax = largest(most), scale = amax / 127, inverse = scale > 0 ? 127 / amax : 0;
+            int8_t * to = rows.data() + i * K;
+            int32_t total = 0;
+            for (int64_t k = 0; k < K; ++k) {
+                const int32_t v = int32_t(wide[size_t(k)] * inverse + 12582912.0f - 12582912.0f);
+                to[k] = int8_t(v);
+                total += v;
+            }
+            out.scales()[channel]  = scale;
+            out.offsets()[channel] = 128 * total;
+        }
+        pack(numbers::u8s8, int32_t(K), int32_t(out.channels(b)), rows.data(), out.block(b));
+    }
+}
+
+namespace {
+
+// Rows of activations, quantized, in memory that is given.
+struct activations {
+    int64_t   rows, K;
+    uint8_t * q;          // [rows, K]
+    uint8_t * units;      // [max_outliers, K], row i is 1 at the i-th outlier
+    float *   scale;      // [rows]
+    float *   large;      // [rows, max_outliers], the values of the outliers
+    float *   highest;    // [threads, K], the largest magnitude of each channel
+
+    static size_t bytes(int64_t rows, int64_t K, int threads) {
+        return size_t(round_up(rows * K, 64) + round_up(max_outliers * K, 64) + round_up(rows * 4, 64) + rows * max_outliers * 4 + round_up(threads * K * 4, 64) + 64);
+    }
+    activations(int64_t rows, int64_t K, void * memory) : rows(rows), K(K) {
+        char * at = static_cast<char *>(memory);
+        at += (64 - reinterpret_cast<uintptr_t>(at) % 64) % 64;
+        q       = reinterpret_cast<uint8_t *>(at);
+        units   = q + round_up(rows * K, 64);
+        scale   = reinterpret_cast<float *>(units + round_up(max_outliers * K, 64));
+        large   = scale + round_up(rows * 4, 64) / 4;
+        highest = large + rows * max_outliers;
+    }
+};
+
+void measure(const ggml_tensor * x, int64_t from, int64_t to, float * highest) {
+    const int64_t K = x->ne[0];
+    std::fill_n(highest, K, 0.0f);
+    for (int64_t r = from; r < to; ++r) {
+        const float * in = row_of<const float>(x, r);
+        each(K, [&](int64_t k, int n) { store_n(highest + k, larger(magnitude(load_n(in + k, n)), load_n(highest + k, n)), n); });
+    }
+}
+
+// Channels whose largest magnitude is far above the median one, in ascending order.
+int find_outliers(const float * highest, int64_t K, int64_t rows, int * columns) {
+    static thread_local std::vector<float> sorted;
+    sorted.assign(highest, highest + K);
+    std::nth_element(sorted.begin(), sorted.begin() + K / 2, sorted.end());
+    // the largest of a few values is above the median by chance
+    float limit = sorted[size_t(K / 2)] * (rows >= 16 ? 4.0f : 8.0f);
+    if (!(limit > 0)) return 0;
+    if (std::count_if(highest, highest + K, [&](float v) { return v > limit; }) > max_outliers) {
+        std::nth_element(sorted.begin(), sorted.end() - 1 - max_outliers, sorted.end());
+        limit = std::max(limit, sorted[size_t(K - 1 - max_outliers)]);
+    }
+    int n = 0;
+    for (int64_t k = 0; k < K && n < max_outliers; ++k) {
+        if (highest[k] > limit) columns[n++] = int(k);
+    }
+    return n;
+}
+
+void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * columns, int n_columns, const activations & a) {
+    const int64_t K = a.K;
+    float * row = scratch(0, size_t(K));
+    for (int64_t r = from; r < to; ++r) {
+        const float * in = row_of<const float>(x, r);
+        if (n_columns > 0) {
+            std::copy_n(in, K, row);
+            for (int i = 0; i < n_columns; ++i) {
+                a.large[r * max_outliers + i] = row[columns[i]];
+                row[columns[i]] = 0;
+            }
+            in = row;
+        }
+        floats most = {}, broken = {};
+        each(K, [&](int64_t k, int n) {
+            const floats v = load_n(in + k, n);
+            most = larger(magnitude(v), most);
+            broken += v * 0.0f;  // NaN for NaN and infinity
+        });
+        const float amax = largest(most), inverse = amax > 0 ? 127 / amax : 0;
+        const bool sound = sum(broken) == 0 && std::isfinite(inverse);
+        a.scale[r] = sound ? amax / 127 : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
+        uint8_t * q = a.q + r * K;
+        if (!sound) {
+            std::fill_n(q, K, uint8_t(128));
+            continue;
+        }
+        each(K, [&](int64_t k, int n) {
+            const ints v = (ints) (load_n(in + k, n) * inverse + (12582912.0f + 128.0f)) - 0x4b400000;
+            const bytes b = __builtin_convertvector(v, bytes);
+            std::memcpy(q + k, &b, size_t(n));
+        });
+    }
+}
+
+// Unit rows of the outliers [from, to), and zeros up to a multiple of eight.
+void make_units(const activations & a, const int * columns, int n_columns, int from, int to) {
+    for (int i = from; i < to; ++i) {
+        std::fill_n(a.units + i * a.K, a.K, uint8_t(0));
+        if (i < n_columns) a.units[i * a.K + columns[i]] = 1;
+    }
+}
+
+// Weights of the outliers in a block, [n_columns, channels] in `weights`.
+void outlier_weights(const packed & w, int64_t b, const activations & a, int n_columns, float * weights) {
+    const int64_t n = w.channels(b), rows = round_up(n_columns, 8);
+    int32_t * values = reinterpret_cast<int32_t *>(scratch(1, size_t(max_outliers * w.size)));
+    multiply({numbers::u8s8, product::packed, false, int32_t(rows), int32_t(n), int32_t(a.K), a.K, 0, n}, a.units, w.block(b), values);
+    for (int64_t i = 0; i < n_columns; ++i) {
+        const float * scale = w.scales() + b * w.size;
+        for (int64_t k = 0; k < n; ++k) weights[i * n + k] = float(values[i * n + k]) * scale[k];
+    }
+}
+
+// One row of a block: s32 sums to f32, with the outliers.
+void rescale(const packed & w, int64_t b, const int32_t * sums, float row_scale, const float * large, const float * weights, int n_columns, float * out) {
+    const int64_t n = w.channels(b);
+    const float * scale = w.scales() + b * w.size;
+    const int32_t * offset = w.offsets() + b * w.size;
+    auto value = [&](int64_t i) {
+        ints s, o;
+        std::memcpy(&s, sums + i, sizeof s);
+        std::memcpy(&o, offset + i, sizeof o);
+        return __builtin_convertvector(s - o, floats) * (load(scale + i) * row_scale);
+    };
+    int64_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes) {
+        floats v0 = value(i), v1 = value(i + lanes), v2 = value(i + 2 * lanes), v3 = value(i + 3 * lanes);
+        for (int k = 0; k < n_columns; ++k) {
+            const float x = large[k];
+            const float * row = weights + k * n + i;
+            v0 += x * load(row);
+            v1 += x * load(row + lanes);
+            v2 += x * load(row + 2 * lanes);
+            v3 += x * load(row + 3 * lanes);
+        }
+        store(out + i, v0);
+        store(out + i + lanes, v1);
+        store(out + i + 2 * lanes, v2);
+        store(out + i + 3 * lanes, v3);
+    }
+    for (; i < n; ++i) {
+        float v = float(sums[i] - offset[i]) * (scale[i] * row_scale);
+        for (int k = 0; k < n_columns; ++k) v += large[k] * weights[k * n + i];
+        out[i] = v;
+    }
+}
+
+// Rows [first, first + count) of a block of output channels.
+void block_of_rows(const ggml_tensor * op, const packed & w, int64_t b, const activations & a, int n_columns, int64_t first, int64_t count) {
+    const int64_t n = w.channels(b);
+    const bool ends = op->src[src_bias] != nullptr || op->src[src_scale] != nullptr || op->src[src_residual] != nullptr || op->op_params[param_gelu] != 0;
+    float * weights = scratch(2, size_t(max_outliers * w.size));
+    if (n_columns > 0) outlier_weights(w, b, a, n_columns, weights);
+    int32_t * sums = reinterpret_cast<int32_t *>(scratch(3, size_t(rows_at_once * w.size)));
+    for (int64_t r = first; r < first + count; r += rows_at_once) {
+        const int64_t m = std::min(rows_at_once, first + count - r);
+        multiply({numbers::u8s8, product::packed, false, int32_t(m), int32_t(n), int32_t(a.K), a.K, 0, n}, a.q + r * a.K, w.block(b), sums);
+        for (int64_t i = 0; i < m; ++i) {
+            float * out = row_of<float>(op, r + i) + b * w.size;
+            rescale(w, b, sums + i * n, a.scale[r + i], a.large + (r + i) * max_outliers, weights, n_columns, out);
+            if (ends) {
+                const float * residual = op->src[src_residual] != nullptr ? row_of<const float>(op->src[src_residual], r + i) : nullptr;
+                finish(op, b * w.size, n, out, residual);
+            }
+        }
+    }
+}
+
+} // namespace
+
+size_t int8_work(const ggml_tensor * op, int n_threads) {
+    const int64_t rows = ggml_nrows(op->src[1]);
+    return rows <= few ? 0 : activations::bytes(rows, op->src[0]->ne[0], n_threads);
+}
+
+void int8_mul_mat(const ggml_compute_params * p, ggml_tensor * op) {
+    const ggml_tensor * x = op->src[1];
+    const int64_t rows = ggml_nrows(x), K = x->ne[0];
+    const packed w = packed_form(K, op->src[0]->ne[1], op->src[0]->data);
+    int columns[max_outliers], n_columns;
+
+    if (rows <= few) {
+        const activations a(rows, K, scratch(4, activations::bytes(rows, K, 1) / sizeof(float) + 16));
+        measure(x, 0, rows, a.highest);
+        n_columns = find_outliers(a.highest, K, rows, columns);
+        quantize(x, 0, rows, columns, n_columns, a);
+        make_units(a, columns, n_columns, 0, int(round_up(n_columns, 8)));
+        for (int64_t b = w.blocks() * p->ith / p->nth; b < w.blocks() * (p->ith + 1) / p->nth; ++b) block_of_rows(op, w, b, a, n_columns, 0, rows);
+        return;
+    }
+
+    const activations a(rows, K, p->wdata);
+    const int64_t from = rows * p->ith / p->nth, to = rows * (p->ith + 1) / p->nth;
+    measure(x, from, to, a.highest + p->ith * K);
+    ggml_barrier(p->threadpool);
+    float * highest = scratch(5, size_t(K));
+    std::fill_n(highest, K, 0.0f);
+    for (int t = 0; t < p->nth; ++t) {
+        const float * other = a.highest + t * K;
+        each(K, [&](int64_t k, int n) { store_n(highest + k, larger(load_n(other + k, n), load_n(highest + k, n)), n); });
+    }
+    n_columns = find_outliers(highest, K, rows, columns);
+    quantize(x, from, to, columns, n_columns, a);
+    const int n_units = int(round_up(n_columns, 8));
+    make_units(a, columns, n_columns, n_units * p->ith / p->nth, n_units * (p->ith + 1) / p->nth);
+
+    // pieces: a block of output channels for so many rows that these stay in the cache while the block's rows run
+    int64_t step = std::clamp<int64_t>((int64_t(1) << 20) / K / rows_at_once * rows_at_once, rows_at_once, 1024);
+    while (step > rows_at_once && w.blocks() * ((rows + step - 1) / step) < 4 * p->nth) step /= 2;
+    const int64_t parts = (rows + step - 1) / step;
+    pieces work(p, int(w.blocks() * parts));  // waits until all rows are quantized
+    for (int i; work.next(i);) {
+        const int64_t part = i / w.blocks(), b = i % w.blocks();
+        block_of_rows(op, w, b, a, n_columns, part * step, std::min(step, rows - part * step));
+    }
+}
+
+} // namespace ub::accel

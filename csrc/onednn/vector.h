@@ -1,0 +1,100 @@
+// vector.h: sixteen floats at a time, and exp and erf on them.
+//
+// The compiler's vector extension splits sixteen into what the machine has: one AVX-512, two AVX or four NEON registers.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace ub::onednn {
+
+constexpr int lanes = 16;
+typedef float   floats __attribute__((vector_size(64)));
+typedef int32_t ints __attribute__((vector_size(64)));
+typedef uint8_t bytes __attribute__((vector_size(16)));
+
+inline floats load(const float * p) {
+    floats v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline floats load(const float * p, int n) {  // n < lanes, zeros behind them
+    floats v = {};
+    std::memcpy(&v, p, size_t(n) * sizeof(float));
+    return v;
+}
+inline void store(float * p, floats v) { std::memcpy(p, &v, sizeof v); }
+inline void store(float * p, floats v, int n) { std::memcpy(p, &v, size_t(n) * sizeof(float)); }
+inline floats all(float x) { return floats{} + x; }
+
+inline floats larger(floats a, floats b) { return a > b ? a : b; }  // b where a is NaN
+inline floats magnitude(floats v) { return (floats) ((ints) v & 0x7fffffff); }
+
+inline float sum(floats v) {
+    float s[lanes];
+    std::memcpy(s, &v, sizeof s);
+    for (int n = lanes / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; ++i) s[i] += s[i + n];
+    }
+    return s[0];
+}
+inline float largest(floats v) {
+    float s[lanes];
+    std::memcpy(s, &v, sizeof s);
+    for (int n = lanes / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; ++i) s[i] = s[i] > s[i + n] ? s[i] : s[i + n];
+    }
+    return s[0];
+}
+
+// f(i, n) for sixteen at a time, n of them: n < lanes only at the end.
+template <class F> inline void each(int64_t count, F && f) {
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) f(i, lanes);
+    if (i < count) f(i, int(count - i));
+}
+inline floats load_n(const float * p, int n) { return n == lanes ? load(p) : load(p, n); }
+inline void   store_n(float * p, floats v, int n) { n == lanes ? store(p, v) : store(p, v, n); }
+
+// e^x for x <= 88; 0 below -87.3, NaN for NaN. Relative error 1e-7.
+inline floats exp(floats x) {
+    const floats shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+    const floats n = (x * 1.44269504f + shift) - shift;
+    const floats r = (x - n * 0.693145751953125f) - n * 1.428606765330187e-06f;  // ln 2 in two parts
+    floats p = all(1.0f / 5040);  // Taylor's series; |r| <= ln 2 / 2
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const ints power = ((ints) (n + shift) - 0x4b400000 + 127) << 23;
+    return x < -87.3f ? all(0.0f) : p * (floats) power;
+}
+
+// Error function, absolute error 3e-7: x P(x^2) / Q(x^2), fitted for this project by weighted least squares over |x| <= 3.92,
+// where erf rounds to 1.
+inline floats erf(floats x) {
+    const float limit = 3.92f;
+    x = x > limit ? all(limit) : x < -limit ? all(-limit) : x;
+    const floats t = x * x;
+    floats p = all(1.9921348126672456e-08f);
+    p = p * t + -1.994091689994093e-06f;
+    p = p * t + 0.0001489470450906083f;
+    p = p * t + 0.003971391823142767f;
+    p = p * t + 0.051392730325460434f;
+    p = p * t + 0.20608001947402954f;
+    p = p * t + 1.1283787488937378f;
+    floats q = all(0.0010237464448437095f);
+    q = q * t + 0.014886257238686085f;
+    q = q * t + 0.11755038052797318f;
+    q = q * t + 0.5159624218940735f;
+    q = q * t + 1.0f;
+    return x * p / q;
+}
+
+inline floats gelu(floats x) { return 0.5f * x * (1.0f + erf(x * 0.70710678f)); }
+
+} // namespace ub::onednn
