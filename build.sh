@@ -154,8 +154,9 @@ test_sanitized() {
 	check_tools
 	say "C++ tests, preset $1"
 	native "$1"
-	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 \
+	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		LSAN_OPTIONS=suppressions=$PWD/csrc/tests/lsan.supp:print_suppressions=0 \
+		TSAN_OPTIONS=halt_on_error=1:suppressions=$PWD/csrc/tests/tsan.supp:print_suppressions=0 \
 		ctest --test-dir "build/$1" --output-on-failure
 }
 

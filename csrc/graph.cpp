@@ -144,10 +144,11 @@ ggml_tensor * attend_in_parts(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_
 
 } // namespace
 
-ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale) {
+ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, bool coarse) {
     const int64_t n = q->ne[1], batch = q->ne[3];
     if (g.accelerated) {
         ggml_tensor * x = ggml_flash_attn_ext(g.ctx, q, k, v, nullptr, scale, 0.0f, 0.0f);  // {Cv, heads, Nq, B}
+        ggml_flash_attn_ext_set_prec(x, coarse ? GGML_PREC_DEFAULT : GGML_PREC_F32);
         return ggml_reshape_3d(g.ctx, x, x->ne[0] * x->ne[1], n, batch);
     }
     q = ggml_cont(g.ctx, q);                                              // the CPU's fast product wants this

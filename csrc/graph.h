@@ -80,7 +80,8 @@ ggml_tensor * relu_mlp(const graph & g, const std::vector<linear_weights> & laye
 ggml_tensor * split_heads(const graph & g, ggml_tensor * x, int64_t heads);
 // softmax(q k^T * scale) v in f32. q {C, Nq, heads, B}, k {C, Nk, heads, B}, v {Cv, Nk, heads, B}, views are fine
 // -> {Cv*heads, Nq, B}. Scores are made for groups of items, heads and queries so that one buffer stays within g.score_bytes.
-ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale);
+// coarse: products may be of bf16, as suits a block whose linear layers are in int8, the coarser of the two.
+ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, bool coarse = false);
 
 // At most so many tensors does attention() add: part of a stage's max_nodes.
 size_t attention_nodes(const device & dev, int64_t nq, int64_t nk, int64_t heads, int64_t batch);

@@ -394,7 +394,9 @@ session::session(language & lm, uint32_t n) : lm(lm), n_ctx(n > 0 ? language::co
     p.n_threads_batch = lm.dev->n_threads();
     p.pooling_type    = LLAMA_POOLING_TYPE_NONE;
     p.attention_type  = LLAMA_ATTENTION_TYPE_CAUSAL;
-    p.flash_attn_type = lm.dev->is_cpu() ? LLAMA_FLASH_ATTN_TYPE_DISABLED : LLAMA_FLASH_ATTN_TYPE_AUTO;
+    // on a CPU as one operation only where accel.h has it; llama.cpp would round an f32 cache to f16 for it
+    const bool fused = accel::enabled() && lm.hparams.kv_type() == GGML_TYPE_F16;
+    p.flash_attn_type = !lm.dev->is_cpu() ? LLAMA_FLASH_ATTN_TYPE_AUTO : fused ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     p.type_k          = lm.hparams.kv_type();
     p.type_v          = lm.hparams.kv_type();
     p.embeddings      = true;  // with causal attention and no pooling: logits, and the state after the final norm

@@ -193,6 +193,14 @@ type answering struct {
 }
 
 func (a *answering) run(ctx context.Context) error {
+	if err := a.speak(ctx); err != nil {
+		return err
+	}
+	return a.ground(ctx)
+}
+
+// speak makes the answer's text, and the hidden states that its masks are drawn from.
+func (a *answering) speak(ctx context.Context) error {
 	a.workers = a.options.Threads
 	text, err := a.assemble()
 	if err != nil {
@@ -227,7 +235,7 @@ func (a *answering) run(ctx context.Context) error {
 		return err
 	}
 	a.turn.Past = prompt.Past(text, a.turn.Raw)
-	return a.ground(ctx)
+	return nil
 }
 
 // assemble writes the prompt's text; the number of embeddings is known from sizes alone, so that a prompt that can't be

@@ -18,6 +18,8 @@ import (
 // answerFlags are those of every verb that answers about images.
 type answerFlags struct {
 	modelFlags
+	studyFlags
+	Slice *int   `placeholder:"N" help:"Of a volume, the slice to answer about, from 0."`
 	Out   string `short:"o" placeholder:"DIR" help:"Folder for NAME.json, NAME.mask0.png ... and NAME.overlay.png. Without it nothing is written."`
 	JSON  bool   `help:"Print the result as JSON, one document an input."`
 	Quiet bool   `short:"q" help:"No progress."`
@@ -84,15 +86,16 @@ func (f answerFlags) answer(ctx context.Context, s *streams, images []string, do
 }
 
 func (f answerFlags) one(ctx context.Context, s *streams, p *unibiomed.Pipeline, in input, bar *progress, do job, alone bool) error {
-	img, err := imaging.DecodeFile(in.path, f.imaging())
+	from, err := f.load(ctx, in.path)
 	if err != nil {
 		return err
 	}
-	return f.finish(ctx, s, p, in.name, unibiomed.Input{Image: img, File: in.path}, bar, do, alone)
+	return f.finish(ctx, s, p, in.name, unibiomed.Input{Image: from.image, File: in.path}, bar, from.asked(do), alone, from.extra(in.name))
 }
 
-// finish answers, writes and prints.
-func (f answerFlags) finish(ctx context.Context, s *streams, p *unibiomed.Pipeline, name string, in unibiomed.Input, bar *progress, do job, alone bool) error {
+// finish answers, writes and prints. extra, if any, adds to the files.
+func (f answerFlags) finish(ctx context.Context, s *streams, p *unibiomed.Pipeline, name string, in unibiomed.Input, bar *progress, do job, alone bool,
+	extra func(*batch, *unibiomed.Result) error) error {
 	o := unibiomed.Observers{Progress: bar.stage}
 	if f.Trace != "" {
 		o.Trace = &unibiomed.Trace{}
@@ -103,7 +106,7 @@ func (f answerFlags) finish(ctx context.Context, s *streams, p *unibiomed.Pipeli
 	}
 	bar.clear()
 	if f.Out != "" {
-		if err := writeResult(f.Out, name, res, in); err != nil {
+		if err := writeResult(f.Out, name, res, in, extra); err != nil {
 			return err
 		}
 	}
@@ -163,6 +166,9 @@ func (askCmd) Help() string {
 }
 
 func (c *askCmd) Run(ctx context.Context, s *streams) error {
+	if c.Square && (len(c.VPMask) > 0 || c.Video) {
+		return usagef("--square does not go with --vp-mask or --video")
+	}
 	if c.MaxNewTokens < 1 {
 		return usagef("--max-new-tokens: %d, want at least 1", c.MaxNewTokens)
 	}
@@ -213,11 +219,11 @@ func (c *askCmd) askOnce(ctx context.Context, s *streams, ask job) error {
 			name = "video"
 		}
 		for _, i := range inputs {
-			img, err := imaging.DecodeFile(i.path, c.imaging())
+			from, err := c.load(ctx, i.path)
 			if err != nil {
 				return err
 			}
-			in.Slices, in.Files = append(in.Slices, img), append(in.Files, i.path)
+			in.Slices, in.Files = append(in.Slices, from.shown), append(in.Files, i.path)
 		}
 	}
 	p, err := c.open(ctx)
@@ -227,12 +233,13 @@ func (c *askCmd) askOnce(ctx context.Context, s *streams, ask job) error {
 	defer p.Close()
 	bar := newProgress(s.err, c.Quiet, 1)
 	defer bar.finish()
-	return c.finish(ctx, s, p, name, in, bar, ask, true)
+	return c.finish(ctx, s, p, name, in, bar, ask, true, nil)
 }
 
 type segmentCmd struct {
 	answerFlags
-	Image   string   `arg:"" name:"IMAGE" help:"File, folder or glob."`
+	volumeFlags
+	Image   string   `arg:"" name:"IMAGE" help:"File, folder or glob: pictures, DICOM, NIfTI, NRRD, MetaImage."`
 	Targets []string `arg:"" name:"TARGET" help:"Phrases such as \"liver in abdomen CT\"."`
 }
 
@@ -241,11 +248,34 @@ func (segmentCmd) Help() string {
 
 Examples:
   unibiomed segment ct.png "liver in abdomen CT" "spleen in abdomen CT" --out results
-  unibiomed segment folder/ "polyp in colon endoscope" --json > results.ndjson`
+  unibiomed segment folder/ "polyp in colon endoscope" --json > results.ndjson
+  unibiomed segment CT/ "liver in abdomen CT" "spleen in abdomen CT" --out results          (DICOM: SEG and SR)
+  unibiomed segment ct.nii.gz "liver in abdomen CT" --every 2 --format nifti,nrrd --out results`
 }
 
 func (c *segmentCmd) Run(ctx context.Context, s *streams) error {
-	return c.answer(ctx, s, []string{c.Image}, func(ctx context.Context, p *unibiomed.Pipeline, in unibiomed.Input, o unibiomed.Observers) (*unibiomed.Result, error) {
+	if err := c.volumeFlags.validate(c.Out); err != nil {
+		return err
+	}
+	pictures := []string{c.Image}
+	if c.Slice == nil {
+		studies, rest, err := studiesIn(c.Image)
+		if err != nil {
+			return err
+		}
+		if len(studies) > 0 {
+			err = c.studies(ctx, s, studies)
+			if pictures = rest; len(rest) == 0 || err != nil && !errors.Is(err, errReported) {
+				return err
+			}
+			return errors.Join(err, c.pictures(ctx, s, pictures))
+		}
+	}
+	return c.pictures(ctx, s, pictures)
+}
+
+func (c *segmentCmd) pictures(ctx context.Context, s *streams, images []string) error {
+	return c.answer(ctx, s, images, func(ctx context.Context, p *unibiomed.Pipeline, in unibiomed.Input, o unibiomed.Observers) (*unibiomed.Result, error) {
 		return p.Segment(ctx, in, c.Targets, o)
 	})
 }
@@ -304,6 +334,9 @@ Examples:
 func (c *regionCmd) Run(ctx context.Context, s *streams) error {
 	if (c.Box == nil) == (c.Mask == "") {
 		return usagef("give one of --box and --mask")
+	}
+	if c.Square {
+		return usagef("--square does not go with a region of the unpadded image")
 	}
 	return c.answer(ctx, s, []string{c.Image}, func(ctx context.Context, p *unibiomed.Pipeline, in unibiomed.Input, o unibiomed.Observers) (*unibiomed.Result, error) {
 		var at unibiomed.Place

@@ -18,20 +18,24 @@ import (
 	"github.com/unibiomed/go-unibiomed/unibiomed/checkpoint"
 	"github.com/unibiomed/go-unibiomed/unibiomed/imaging"
 	"github.com/unibiomed/go-unibiomed/unibiomed/safetensors"
+	"github.com/unibiomed/go-unibiomed/unibiomed/study"
 	"github.com/unibiomed/go-unibiomed/unibiomed/tiles"
 )
 
 type infoCmd struct {
 	modelFlags
+	studyFlags
 	JSON bool   `help:"Print it as JSON."`
-	Path string `arg:"" optional:"" name:"PATH" help:"A model folder, a checkpoint folder, or an image. Default: the model that --model names."`
+	Out  string `short:"o" placeholder:"DIR" help:"Folder for NAME.sheet.png: a study's pictures as the model would see them."`
+	Path string `arg:"" optional:"" name:"PATH" help:"A model folder, a checkpoint folder, an image, or a DICOM folder. Default: the model that --model names."`
 }
 
 func (infoCmd) Help() string {
 	return `Examples:
   unibiomed info unibiomed-1b-q8_0
   unibiomed info UniBiomed/          (a Hugging Face checkpoint folder)
-  unibiomed info ct.png --json`
+  unibiomed info ct.png --json
+  unibiomed info CT/ --out sheets     (a DICOM folder; also NIfTI, NRRD, MetaImage)`
 }
 
 func (c *infoCmd) Run(ctx context.Context, s *streams) error {
@@ -51,11 +55,19 @@ func (c *infoCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	if !at.IsDir() {
+		if format, err := study.Format(path); err != nil {
+			return err
+		} else if format != "" {
+			return c.study(ctx, s, path)
+		}
 		return c.image(ctx, s, path)
 	}
 	if _, err := os.Stat(filepath.Join(path, checkpoint.ManifestFile)); errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(filepath.Join(path, "config.json")); err == nil {
 			return c.checkpoint(s, path)
+		}
+		if found, _, err := studiesIn(path); err == nil && slices.ContainsFunc(found, func(in input) bool { return in.path == path }) {
+			return c.study(ctx, s, path)
 		}
 	}
 	return c.model(ctx, s, path)

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/unibiomed/go-unibiomed/unibiomed/study"
 )
 
 // An input is a file to answer about, and the name that its outputs take.
@@ -15,6 +17,9 @@ type input struct{ path, name string }
 
 // imageEndings are what a folder is searched for.
 var imageEndings = []string{".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".bmp", ".webp"}
+
+// studyEndings are those of medical files; DICOM often has none.
+var studyEndings = []string{".dcm", ".ima", ".dicom", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"}
 
 // expand makes inputs of files, folders (searched in depth) and globs, in name order within each.
 func expand(args []string) ([]input, error) {
@@ -50,8 +55,7 @@ func expand(args []string) ([]input, error) {
 	inputs := make([]input, len(paths))
 	used := map[string]int{}
 	for i, path := range paths {
-		name := filepath.Base(path)
-		name = strings.TrimSuffix(name, filepath.Ext(name))
+		name := outputName(path)
 		used[name]++
 		if n := used[name]; n > 1 {
 			name = fmt.Sprintf("%s-%d", name, n)
@@ -68,7 +72,7 @@ func imagesIn(dir string) ([]string, error) {
 			return err
 		}
 		name := strings.ToLower(d.Name())
-		if !d.IsDir() && slices.Contains(imageEndings, filepath.Ext(name)) && !isOutput(name) {
+		if !d.IsDir() && !isOutput(name) && (slices.Contains(imageEndings, filepath.Ext(name)) || isStudy(path, name)) {
 			found = append(found, path)
 		}
 		return nil
@@ -78,5 +82,22 @@ func imagesIn(dir string) ([]string, error) {
 
 // isOutput tells our own masks and overlays apart, so that --out may lie inside the folder that is read.
 func isOutput(name string) bool {
-	return strings.HasSuffix(name, ".overlay.png") || (strings.Contains(name, ".mask") && strings.HasSuffix(name, ".png"))
+	for _, end := range []string{".overlay.png", ".sheet.png", ".labels.nii.gz", ".seg.nrrd", ".seg.dcm", ".sr.dcm"} {
+		if strings.HasSuffix(name, end) {
+			return true
+		}
+	}
+	return strings.Contains(name, ".mask") && (strings.HasSuffix(name, ".png") || strings.HasSuffix(name, ".nii.gz"))
+}
+
+// isStudy reports whether the name of a file is that of a medical file, or a name without an ending hides DICOM.
+func isStudy(path, name string) bool {
+	if slices.ContainsFunc(studyEndings, func(end string) bool { return strings.HasSuffix(name, end) }) {
+		return true
+	}
+	if ext := filepath.Ext(name); len(ext) > 1 && strings.Trim(ext[1:], "0123456789") != "" {
+		return false // series are often called by dotted numbers
+	}
+	format, err := study.Format(path)
+	return err == nil && format == "dicom"
 }

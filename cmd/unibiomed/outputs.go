@@ -63,8 +63,22 @@ func (b *batch) discard() {
 	}
 }
 
-// writeResult writes NAME.json, the masks and the overlays, and names the files in the result.
-func writeResult(dir, name string, res *unibiomed.Result, in unibiomed.Input) error {
+// addPath adds a file that write makes at the path it is given.
+func (b *batch) addPath(name string, write func(path string) error) error {
+	f, err := os.CreateTemp(b.dir, ".unibiomed-*-"+strings.ReplaceAll(name, "*", "-"))
+	if err != nil {
+		return err
+	}
+	f.Close()
+	b.files = append(b.files, pendingFile{f.Name(), filepath.Join(b.dir, name)})
+	if err := write(f.Name()); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(b.dir, name), err)
+	}
+	return nil
+}
+
+// writeResult writes NAME.json, the masks, the overlays and what extra adds, and names the files in the result.
+func writeResult(dir, name string, res *unibiomed.Result, in unibiomed.Input, extra func(*batch, *unibiomed.Result) error) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -105,6 +119,11 @@ func writeResult(dir, name string, res *unibiomed.Result, in unibiomed.Input) er
 			if err := draw(fmt.Sprintf("%s.slice%03d.overlay.png", name, k), in.Slices[k], items); err != nil {
 				return err
 			}
+		}
+	}
+	if extra != nil {
+		if err := extra(b, res); err != nil {
+			return err
 		}
 	}
 	if err := b.add(name+".json", func(w io.Writer) error { return encodeJSON(w, res, true) }); err != nil {

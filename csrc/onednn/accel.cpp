@@ -45,6 +45,16 @@ thread_local bool mapped = false;
 
 ggml_backend_buffer_type_t buffer_type();
 
+// Products of bf16 are faster than those of f32.
+bool bf16_on() {
+#if defined(__x86_64__)
+    static const bool on = wanted_mode() == mode::on && __builtin_cpu_supports("avx512bf16");
+    return on;
+#else
+    return false;
+#endif
+}
+
 bool is_packed(const ggml_tensor * w) { return w->buffer != nullptr && w->buffer->buft == buffer_type(); }
 
 struct traits : ggml::cpu::tensor_traits {
@@ -59,8 +69,9 @@ struct traits : ggml::cpu::tensor_traits {
         try {
             switch (op->op) {
                 case GGML_OP_MUL_MAT:        is_packed(op->src[0]) ? int8_mul_mat(p, op) : f32_mul_mat(p, op); break;
-                case GGML_OP_FLASH_ATTN_EXT: attention(p, op); break;
+                case GGML_OP_FLASH_ATTN_EXT: attention(p, op, bf16_on() && op->op_params[3] != GGML_PREC_F32); break;
                 case GGML_OP_NORM:           norm(p, op); break;
+                case GGML_OP_POOL_2D:        max_rows(p, op); break;
                 default:                     gelu(p, op); break;
             }
         } catch (const std::exception & e) {
@@ -90,6 +101,7 @@ struct claims : ggml::cpu::extra_buffer_type {
             case GGML_OP_MUL_MAT:        take = is_packed(op->src[0]) || f32_takes(op); break;
             case GGML_OP_FLASH_ATTN_EXT: take = attention_takes(op); break;
             case GGML_OP_NORM:           take = op->src[1] != nullptr; break;
+            case GGML_OP_POOL_2D:        take = max_rows_takes(op); break;
             case GGML_OP_UNARY:          take = ggml_get_unary_op(op) == GGML_UNARY_OP_GELU_ERF && is_plain_f32(op) && is_plain_f32(op->src[0]); break;
             default: break;
         }
@@ -157,6 +169,8 @@ std::string description() {
 }
 
 ggml_backend_buffer_type_t int8_buffer_type() { return enabled() && int8_on() ? buffer_type() : nullptr; }
+
+bool is_int8(const ggml_tensor * weight) { return is_packed(weight); }
 
 bool can_pack(const ggml_tensor * w) {
     // the logits' matrix, by far the longest, stays exact

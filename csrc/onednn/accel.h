@@ -22,8 +22,9 @@ std::string description();
 
 // For q8_0 weights that may be computed in int8, null where that is off. Tensors in it are of use in MUL_MAT only.
 ggml_backend_buffer_type_t int8_buffer_type();
-// Whether this weight can live there.
+// Whether this weight can live there, and whether it does.
 bool can_pack(const ggml_tensor * weight);
+bool is_int8(const ggml_tensor * weight);
 
 // While it lives, data that this thread copies to the int8 buffer comes from a mapped file, whose pages are let go after use.
 struct from_mapping {

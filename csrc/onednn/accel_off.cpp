@@ -8,6 +8,7 @@ bool enabled() { return false; }
 std::string description() { return "built without oneDNN"; }
 ggml_backend_buffer_type_t int8_buffer_type() { return nullptr; }
 bool can_pack(const ggml_tensor *) { return false; }
+bool is_int8(const ggml_tensor *) { return false; }
 from_mapping::from_mapping() = default;
 from_mapping::~from_mapping() = default;
 bool fuse(ggml_tensor *, const epilogue &) { return false; }

@@ -6,7 +6,6 @@
 
 #include "onednn/kernels.h"
 #include "onednn/library.h"
-#include "onednn/vector.h"
 
 #include <algorithm>
 #include <cmath>
@@ -28,15 +27,16 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 // Output channels are packed in blocks of this many; the last may be smaller.
 int64_t block_size(int64_t N) { return std::min(N, round_up((N + std::max<int64_t>(1, N / 128) - 1) / std::max<int64_t>(1, N / 128), 64)); }
 
-// Packed weights: scales [N], 128 times the sum of a channel's values [N], blocks.
+// Packed weights: scales [N], 128 times the sum of a channel's values [N], blocks. Channels are padded with zeros to `depth`
+// values, a multiple of 64: rows of activations then begin at cache lines, which AMX loads three times as fast.
 struct packed {
-    int64_t K, N, size, last, bytes, last_bytes, offset;
+    int64_t K, N, depth, size, last, bytes, last_bytes, offset;
     char *  data;
 
-    packed(int64_t K, int64_t N, void * data) : K(K), N(N), size(block_size(N)), data(static_cast<char *>(data)) {
+    packed(int64_t K, int64_t N, void * data) : K(K), N(N), depth(round_up(K, 64)), size(block_size(N)), data(static_cast<char *>(data)) {
         last       = N - (blocks() - 1) * size;
-        bytes      = round_up(int64_t(packed_size(numbers::u8s8, int32_t(K), int32_t(size))), 64);
-        last_bytes = last == size ? bytes : round_up(int64_t(packed_size(numbers::u8s8, int32_t(K), int32_t(last))), 64);
+        bytes      = round_up(int64_t(packed_size(numbers::u8s8, int32_t(depth), int32_t(size))), 64);
+        last_bytes = last == size ? bytes : round_up(int64_t(packed_size(numbers::u8s8, int32_t(depth), int32_t(last))), 64);
         offset     = round_up(N * 8, 64);
     }
     int64_t   blocks() const { return (N + size - 1) / size; }
@@ -72,7 +72,7 @@ void int8_pack(const ggml_tensor * w, const void * q8_0) {
     const size_t row = ggml_row_size(w->type, K);
     const auto to_float = ggml_get_type_traits(w->type)->to_float;
     std::vector<float>  wide(static_cast<size_t>(K));
-    std::vector<int8_t> rows(size_t(out.size * K));
+    std::vector<int8_t> rows(size_t(out.size * out.depth));
     for (int64_t b = 0; b < out.blocks(); ++b) {
         for (int64_t i = 0; i < out.channels(b); ++i) {
             const int64_t channel = b * out.size + i;
@@ -80,7 +80,7 @@ void int8_pack(const ggml_tensor * w, const void * q8_0) {
             floats most = {};
             each(K, [&](int64_t k, int n) { most = larger(magnitude(load_n(&wide[size_t(k)], n)), most); });
             const float amax = largest(most), scale = amax / 127, inverse = scale > 0 ? 127 / amax : 0;
-            int8_t * to = rows.data() + i * K;
+            int8_t * to = rows.data() + i * out.depth;
             int32_t total = 0;
             for (int64_t k = 0; k < K; ++k) {
                 const int32_t v = int32_t(wide[size_t(k)] * inverse + 12582912.0f - 12582912.0f);
@@ -90,7 +90,7 @@ void int8_pack(const ggml_tensor * w, const void * q8_0) {
             out.scales()[channel]  = scale;
             out.offsets()[channel] = 128 * total;
         }
-        pack(numbers::u8s8, int32_t(K), int32_t(out.channels(b)), rows.data(), out.block(b));
+        pack(numbers::u8s8, int32_t(out.depth), int32_t(out.channels(b)), rows.data(), out.block(b));
     }
 }
 
@@ -98,22 +98,22 @@ namespace {
 
 // Rows of activations, quantized, in memory that is given.
 struct activations {
-    int64_t   rows, K;
-    uint8_t * q;          // [rows, K]
-    uint8_t * units;      // [max_outliers, K], row i is 1 at the i-th outlier
+    int64_t   rows, K, depth;  // K as packed weights have it
+    uint8_t * q;          // [rows, depth]
+    uint8_t * units;      // [max_outliers, depth], row i is 1 at the i-th outlier
     float *   scale;      // [rows]
     float *   large;      // [rows, max_outliers], the values of the outliers
     float *   highest;    // [threads, K], the largest magnitude of each channel
 
     static size_t bytes(int64_t rows, int64_t K, int threads) {
-        return size_t(round_up(rows * K, 64) + round_up(max_outliers * K, 64) + round_up(rows * 4, 64) + rows * max_outliers * 4 + round_up(threads * K * 4, 64) + 64);
+        return size_t((rows + max_outliers) * round_up(K, 64) + round_up(rows * 4, 64) + rows * max_outliers * 4 + round_up(threads * K * 4, 64) + 64);
     }
-    activations(int64_t rows, int64_t K, void * memory) : rows(rows), K(K) {
+    activations(int64_t rows, int64_t K, void * memory) : rows(rows), K(K), depth(round_up(K, 64)) {
         char * at = static_cast<char *>(memory);
         at += (64 - reinterpret_cast<uintptr_t>(at) % 64) % 64;
         q       = reinterpret_cast<uint8_t *>(at);
-        units   = q + round_up(rows * K, 64);
-        scale   = reinterpret_cast<float *>(units + round_up(max_outliers * K, 64));
+        units   = q + rows * depth;
+        scale   = reinterpret_cast<float *>(units + max_outliers * depth);
         large   = scale + round_up(rows * 4, 64) / 4;
         highest = large + rows * max_outliers;
     }
@@ -169,7 +169,8 @@ void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * colum
         const float amax = largest(most), inverse = amax > 0 ? 127 / amax : 0;
         const bool sound = sum(broken) == 0 && std::isfinite(inverse);
         a.scale[r] = sound ? amax / 127 : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
-        uint8_t * q = a.q + r * K;
+        uint8_t * q = a.q + r * a.depth;
+        std::fill(q + K, q + a.depth, uint8_t(128));
         if (!sound) {
             std::fill_n(q, K, uint8_t(128));
             continue;
@@ -185,8 +186,8 @@ void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * colum
 // Unit rows of the outliers [from, to), and zeros up to a multiple of eight.
 void make_units(const activations & a, const int * columns, int n_columns, int from, int to) {
     for (int i = from; i < to; ++i) {
-        std::fill_n(a.units + i * a.K, a.K, uint8_t(0));
-        if (i < n_columns) a.units[i * a.K + columns[i]] = 1;
+        std::fill_n(a.units + i * a.depth, a.depth, uint8_t(0));
+        if (i < n_columns) a.units[i * a.depth + columns[i]] = 1;
     }
 }
 
@@ -194,27 +195,28 @@ void make_units(const activations & a, const int * columns, int n_columns, int f
 void outlier_weights(const packed & w, int64_t b, const activations & a, int n_columns, float * weights) {
     const int64_t n = w.channels(b), rows = round_up(n_columns, 8);
     int32_t * values = reinterpret_cast<int32_t *>(scratch(1, size_t(max_outliers * w.size)));
-    multiply({numbers::u8s8, product::packed, false, int32_t(rows), int32_t(n), int32_t(a.K), a.K, 0, n}, a.units, w.block(b), values);
+    multiply({numbers::u8s8, product::packed, false, int32_t(rows), int32_t(n), int32_t(a.depth), a.depth, 0, n}, a.units, w.block(b), values);
     for (int64_t i = 0; i < n_columns; ++i) {
         const float * scale = w.scales() + b * w.size;
         for (int64_t k = 0; k < n; ++k) weights[i * n + k] = float(values[i * n + k]) * scale[k];
     }
 }
 
-// One row of a block: s32 sums to f32, with the outliers.
-void rescale(const packed & w, int64_t b, const int32_t * sums, float row_scale, const float * large, const float * weights, int n_columns, float * out) {
+// One row of a block: s32 sums to f32, with the outliers and the epilogue.
+void rescale(const packed & w, int64_t b, const int32_t * sums, float row_scale, const float * large, const float * weights, int n_columns,
+             const ending & end, float * out) {
     const int64_t n = w.channels(b);
     const float * scale = w.scales() + b * w.size;
     const int32_t * offset = w.offsets() + b * w.size;
-    auto value = [&](int64_t i) {
-        ints s, o;
-        std::memcpy(&s, sums + i, sizeof s);
-        std::memcpy(&o, offset + i, sizeof o);
-        return __builtin_convertvector(s - o, floats) * (load(scale + i) * row_scale);
+    auto value = [&](int64_t i, int count) {
+        ints s = {}, o = {};
+        std::memcpy(&s, sums + i, size_t(count) * sizeof(int32_t));
+        std::memcpy(&o, offset + i, size_t(count) * sizeof(int32_t));
+        return __builtin_convertvector(s - o, floats) * (load_n(scale + i, count) * row_scale);
     };
     int64_t i = 0;
-    for (; i + 4 * lanes <= n; i += 4 * lanes) {
-        floats v0 = value(i), v1 = value(i + lanes), v2 = value(i + 2 * lanes), v3 = value(i + 3 * lanes);
+    for (; i + 4 * lanes <= n; i += 4 * lanes) {  // four at a time share the outlier's value
+        floats v0 = value(i, lanes), v1 = value(i + lanes, lanes), v2 = value(i + 2 * lanes, lanes), v3 = value(i + 3 * lanes, lanes);
         for (int k = 0; k < n_columns; ++k) {
             const float x = large[k];
             const float * row = weights + k * n + i;
@@ -223,35 +225,29 @@ void rescale(const packed & w, int64_t b, const int32_t * sums, float row_scale,
             v2 += x * load(row + 2 * lanes);
             v3 += x * load(row + 3 * lanes);
         }
-        store(out + i, v0);
-        store(out + i + lanes, v1);
-        store(out + i + 2 * lanes, v2);
-        store(out + i + 3 * lanes, v3);
+        store(out + i, end(v0, i, lanes));
+        store(out + i + lanes, end(v1, i + lanes, lanes));
+        store(out + i + 2 * lanes, end(v2, i + 2 * lanes, lanes));
+        store(out + i + 3 * lanes, end(v3, i + 3 * lanes, lanes));
     }
-    for (; i < n; ++i) {
-        float v = float(sums[i] - offset[i]) * (scale[i] * row_scale);
-        for (int k = 0; k < n_columns; ++k) v += large[k] * weights[k * n + i];
-        out[i] = v;
-    }
+    each(n - i, [&](int64_t j, int count) {
+        floats v = value(i + j, count);
+        for (int k = 0; k < n_columns; ++k) v += large[k] * load_n(weights + k * n + i + j, count);
+        store_n(out + i + j, end(v, i + j, count), count);
+    });
 }
 
 // Rows [first, first + count) of a block of output channels.
 void block_of_rows(const ggml_tensor * op, const packed & w, int64_t b, const activations & a, int n_columns, int64_t first, int64_t count) {
     const int64_t n = w.channels(b);
-    const bool ends = op->src[src_bias] != nullptr || op->src[src_scale] != nullptr || op->src[src_residual] != nullptr || op->op_params[param_gelu] != 0;
     float * weights = scratch(2, size_t(max_outliers * w.size));
     if (n_columns > 0) outlier_weights(w, b, a, n_columns, weights);
     int32_t * sums = reinterpret_cast<int32_t *>(scratch(3, size_t(rows_at_once * w.size)));
     for (int64_t r = first; r < first + count; r += rows_at_once) {
         const int64_t m = std::min(rows_at_once, first + count - r);
-        multiply({numbers::u8s8, product::packed, false, int32_t(m), int32_t(n), int32_t(a.K), a.K, 0, n}, a.q + r * a.K, w.block(b), sums);
-        for (int64_t i = 0; i < m; ++i) {
-            float * out = row_of<float>(op, r + i) + b * w.size;
-            rescale(w, b, sums + i * n, a.scale[r + i], a.large + (r + i) * max_outliers, weights, n_columns, out);
-            if (ends) {
-                const float * residual = op->src[src_residual] != nullptr ? row_of<const float>(op->src[src_residual], r + i) : nullptr;
-                finish(op, b * w.size, n, out, residual);
-            }
+        multiply({numbers::u8s8, product::packed, false, int32_t(m), int32_t(n), int32_t(a.depth), a.depth, 0, n}, a.q + r * a.depth, w.block(b), sums);
+        for (int64_t i = r; i < r + m; ++i) {
+            rescale(w, b, sums + (i - r) * n, a.scale[i], a.large + i * max_outliers, weights, n_columns, ending(op, b * w.size, i), row_of<float>(op, i) + b * w.size);
         }
     }
 }

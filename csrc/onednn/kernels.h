@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include "onednn/vector.h"
+
 #include "ggml-cpu-impl.h"
 
 #include <cstddef>
@@ -35,21 +37,44 @@ void   f32_mul_mat(const ggml_compute_params * p, ggml_tensor * op);
 
 // attention.cpp
 bool   attention_takes(const ggml_tensor * op);
-void   attention(const ggml_compute_params * p, ggml_tensor * op);
+void   attention(const ggml_compute_params * p, ggml_tensor * op, bool bf16);  // products of bf16, sums in f32
 
 // pointwise.cpp
 void   gelu(const ggml_compute_params * p, ggml_tensor * op);
 void   norm(const ggml_compute_params * p, ggml_tensor * op);
-// residual + scale * gelu(x + bias) in place, on n channels from `first`; residual is the row of x, from channel 0
-void   finish(const ggml_tensor * op, int64_t first, int64_t n, float * x, const float * residual);
-
+bool   max_rows_takes(const ggml_tensor * op);  // POOL_2D that takes the largest of rows that lie side by side
+void   max_rows(const ggml_compute_params * p, ggml_tensor * op);
 // A thread's own memory of so many floats, aligned to 64 bytes; each slot is one block.
 float * scratch(int slot, size_t floats);
+
+// The epilogue of a MUL_MAT on some of its output channels, from `first`, and one row: residual + scale * gelu(x + bias).
+struct ending {
+    const float * bias, * scale, * residual;
+    bool          gelu;
+
+    ending(const ggml_tensor * op, int64_t first, int64_t row);
+    bool none() const { return bias == nullptr && scale == nullptr && residual == nullptr && !gelu; }
+
+    onednn::floats operator()(onednn::floats x, int64_t i, int n) const {
+        if (bias != nullptr) x += onednn::load_n(bias + i, n);
+        if (gelu) x = onednn::gelu(x);
+        if (scale != nullptr) x *= onednn::load_n(scale + i, n);
+        if (residual != nullptr) x += onednn::load_n(residual + i, n);
+        return x;
+    }
+};
 
 // Row r of a tensor of f32 whose axes 1 to 3 count rows.
 template <class T> inline T * row_of(const ggml_tensor * t, int64_t r) {
     const int64_t i1 = r % t->ne[1], i2 = r / t->ne[1] % t->ne[2], i3 = r / t->ne[1] / t->ne[2];
     return reinterpret_cast<T *>(static_cast<char *>(t->data) + size_t(i1) * t->nb[1] + size_t(i2) * t->nb[2] + size_t(i3) * t->nb[3]);
+}
+
+inline ending::ending(const ggml_tensor * op, int64_t first, int64_t row) : gelu(op->op_params[param_gelu] != 0) {
+    const auto part = [&](int src) { return op->src[src] != nullptr ? static_cast<const float *>(op->src[src]->data) + first : nullptr; };
+    bias     = part(src_bias);
+    scale    = part(src_scale);
+    residual = op->src[src_residual] != nullptr ? row_of<const float>(op->src[src_residual], row) + first : nullptr;
 }
 
 } // namespace ub::accel

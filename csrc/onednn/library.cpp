@@ -24,7 +24,7 @@ namespace {
     X(memory_set_data_handle) X(primitive_attr_create) X(primitive_attr_destroy) X(primitive_attr_set_scratchpad_mode)   \
     X(primitive_attr_set_post_ops) X(post_ops_create) X(post_ops_destroy) X(post_ops_append_sum) X(reorder_primitive_desc_create)
 #if DNNL_VERSION_MAJOR >= 3
-#  define UB_DNNL_OF_MAJOR(X) X(memory_desc_create_with_strides) X(memory_desc_create_with_tag) X(memory_desc_destroy) X(matmul_primitive_desc_create)
+#  define UB_DNNL_OF_MAJOR(X) X(memory_desc_create_with_strides) X(memory_desc_create_with_tag) X(memory_desc_clone) X(memory_desc_destroy) X(matmul_primitive_desc_create)
 #else
 #  define UB_DNNL_OF_MAJOR(X) X(memory_desc_init_by_strides) X(memory_desc_init_by_tag) X(matmul_desc_init) X(primitive_desc_create)
 #endif
@@ -110,6 +110,12 @@ class layout {
         check(lib().memory_desc_init_by_tag(&d, 2, dims, type, dnnl_format_tag_any), "memory_desc_init_by_tag");
 #endif
     }
+    // a copy of the library's own
+#if DNNL_VERSION_MAJOR >= 3
+    explicit layout(const_dnnl_memory_desc_t other) { check(lib().memory_desc_clone(&d, other), "memory_desc_clone"); }
+#else
+    explicit layout(const dnnl_memory_desc_t * other) : d(*other) {}
+#endif
     layout(const layout &) = delete;
 #if DNNL_VERSION_MAJOR >= 3
     ~layout() { lib().memory_desc_destroy(d); }
@@ -131,12 +137,14 @@ dnnl_data_type_t type_of_c(numbers t) { return t == numbers::u8s8 ? dnnl_s32 : d
 struct description {
     dnnl_primitive_desc_t pd = nullptr;
 
-    explicit description(const product & p) {
+    // weights: B's layout where it is packed; null lets the library choose
+    description(const product & p, const layout * weights) {
         const library & l = lib();
         const layout a(type_of_a(p.type), p.m, p.k, p.a, 1), c(type_of_c(p.type), p.m, p.n, p.c, 1);
         std::unique_ptr<layout> b;
-        if (p.b_layout == product::packed) b = std::make_unique<layout>(type_of_b(p.type), p.k, p.n);
-        else b = std::make_unique<layout>(type_of_b(p.type), p.k, p.n, p.b_layout == product::rows ? p.b : 1, p.b_layout == product::rows ? 1 : p.b);
+        if (p.b_layout != product::packed) b = std::make_unique<layout>(type_of_b(p.type), p.k, p.n, p.b_layout == product::rows ? p.b : 1, p.b_layout == product::rows ? 1 : p.b);
+        else if (weights == nullptr) b = std::make_unique<layout>(type_of_b(p.type), p.k, p.n);
+        const layout & of_b = b != nullptr ? *b : *weights;
 
         dnnl_primitive_attr_t attr = nullptr;
         check(l.primitive_attr_create(&attr), "primitive_attr_create");
@@ -153,10 +161,10 @@ struct description {
             if (ops != nullptr) l.post_ops_destroy(ops);
         }
 #if DNNL_VERSION_MAJOR >= 3
-        if (status == dnnl_success) status = l.matmul_primitive_desc_create(&pd, l.engine, a.get(), b->get(), nullptr, c.get(), attr);
+        if (status == dnnl_success) status = l.matmul_primitive_desc_create(&pd, l.engine, a.get(), of_b.get(), nullptr, c.get(), attr);
 #else
         dnnl_matmul_desc_t d;
-        if (status == dnnl_success) status = l.matmul_desc_init(&d, a.get(), b->get(), nullptr, c.get());
+        if (status == dnnl_success) status = l.matmul_desc_init(&d, a.get(), of_b.get(), nullptr, c.get());
         if (status == dnnl_success) status = l.primitive_desc_create(&pd, &d, attr, l.engine, nullptr);
 #endif
         l.primitive_attr_destroy(attr);
@@ -168,8 +176,8 @@ struct description {
     auto md(dnnl_query_t what) const { return lib().primitive_desc_query_md(pd, what, 0); }
 };
 
-// How rows of m give B's layout: any m does, the library's choice depends on k and n.
-product packing(numbers type, int32_t k, int32_t n) { return {type, product::packed, false, 64, n, k, k, 0, n}; }
+// The product that B is packed for: its layout holds for any number of rows.
+description packing(numbers type, int32_t k, int32_t n) { return description({type, product::packed, false, 128, n, k, (k + 63) / 64 * 64, 0, n}, nullptr); }
 
 // A product that is ready to run.
 struct primitive {
@@ -180,13 +188,9 @@ struct primitive {
     explicit primitive(const product & s) {
         const library & l = lib();
         try {
-            const description d(s);
-            if (s.b_layout == product::packed) {
-                const description of_pack(packing(s.type, s.k, s.n));
-                if (l.memory_desc_get_size(d.md(dnnl_query_weights_md)) != l.memory_desc_get_size(of_pack.md(dnnl_query_weights_md))) {
-                    throw std::runtime_error("oneDNN packs weights by the number of rows");
-                }
-            }
+            std::unique_ptr<layout> weights;
+            if (s.b_layout == product::packed) weights = std::make_unique<layout>(packing(s.type, s.k, s.n).md(dnnl_query_weights_md));
+            const description d(s, weights.get());
             auto memory = [&](dnnl_memory_t & m, dnnl_query_t what) { check(l.memory_create(&m, d.md(what), l.engine, nullptr), "memory_create"); };
             memory(a, dnnl_query_src_md);
             memory(b, dnnl_query_weights_md);
@@ -274,12 +278,12 @@ void multiply(const product & p, const void * A, const void * B, void * C) {
 }
 
 size_t packed_size(numbers type, int32_t k, int32_t n) {
-    return lib().memory_desc_get_size(description(packing(type, k, n)).md(dnnl_query_weights_md));
+    return lib().memory_desc_get_size(packing(type, k, n).md(dnnl_query_weights_md));
 }
 
 void pack(numbers type, int32_t k, int32_t n, const void * rows, void * packed) {
     const library & l = lib();
-    const description d(packing(type, k, n));
+    const description d = packing(type, k, n);
     const layout from(type_of_b(type), k, n, 1, k);
     dnnl_primitive_desc_t pd = nullptr;
     dnnl_primitive_t reorder = nullptr;

@@ -1,8 +1,6 @@
-// pointwise.cpp: GELU, LayerNorm and the end of a product, on rows.
+// pointwise.cpp: GELU, LayerNorm and the largest of rows.
 
 #include "onednn/kernels.h"
-
-#include "onednn/vector.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -47,20 +45,6 @@ bool pieces::next(int & piece) {
     return at < count;
 }
 
-void finish(const ggml_tensor * op, int64_t first, int64_t n, float * x, const float * residual) {
-    const auto part = [&](int src) { return op->src[src] != nullptr ? static_cast<const float *>(op->src[src]->data) + first : nullptr; };
-    const float * bias = part(src_bias), * scale = part(src_scale);
-    const bool with_gelu = op->op_params[param_gelu] != 0;
-    each(n, [&](int64_t i, int count) {
-        floats v = load_n(x + i, count);
-        if (bias != nullptr) v += load_n(bias + i, count);
-        if (with_gelu) v = onednn::gelu(v);
-        if (scale != nullptr) v *= load_n(scale + i, count);
-        if (residual != nullptr) v += load_n(residual + first + i, count);
-        store_n(x + i, v, count);
-    });
-}
-
 void gelu(const ggml_compute_params * p, ggml_tensor * op) {
     const int64_t rows = ggml_nrows(op), each_thread = (rows + p->nth - 1) / p->nth;
     const int64_t from = each_thread * p->ith, to = std::min(rows, from + each_thread);
@@ -68,6 +52,28 @@ void gelu(const ggml_compute_params * p, ggml_tensor * op) {
         const float * in = row_of<const float>(op->src[0], r);
         float * out = row_of<float>(op, r);
         each(op->ne[0], [&](int64_t i, int n) { store_n(out + i, onednn::gelu(load_n(in + i, n)), n); });
+    }
+}
+
+bool max_rows_takes(const ggml_tensor * op) {
+    const int32_t * v = op->op_params;  // kind, k0, k1, s0, s1, p0, p1
+    return v[0] == GGML_OP_POOL_MAX && v[1] == 1 && v[3] == 1 && v[2] == v[4] && v[5] == 0 && v[6] == 0 && op->type == GGML_TYPE_F32 &&
+           op->src[0]->type == GGML_TYPE_F32 && ggml_is_contiguous(op->src[0]) && op->src[0]->ne[1] == op->ne[1] * v[2];
+}
+
+void max_rows(const ggml_compute_params * p, ggml_tensor * op) {
+    const int64_t rows = ggml_nrows(op), C = op->ne[0], k = op->op_params[2], from = rows * p->ith / p->nth, to = rows * (p->ith + 1) / p->nth;
+    const float * in = static_cast<const float *>(op->src[0]->data);
+    float * out = static_cast<float *>(op->data);
+    for (int64_t r = from; r < to; ++r) {
+        each(C, [&](int64_t i, int n) {
+            floats v = load_n(in + r * k * C + i, n);
+            for (int64_t j = 1; j < k; ++j) {
+                const floats w = load_n(in + (r * k + j) * C + i, n);
+                v = w != w ? w : larger(v, w);
+            }
+            store_n(out + r * C + i, v, n);
+        });
     }
 }
 

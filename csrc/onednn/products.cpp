@@ -55,10 +55,11 @@ void f32_mul_mat(const ggml_compute_params * p, ggml_tensor * op) {
         }
         const int64_t x_stride = int64_t(x->nb[1] / sizeof(float)), out_stride = int64_t(op->nb[1] / sizeof(float));
         onednn::multiply({onednn::numbers::f32, product::columns, false, int32_t(m), int32_t(n), int32_t(K), x_stride, b_stride, out_stride}, rows_of_x, B, out);
-        if (op->src[src_bias] == nullptr && op->src[src_scale] == nullptr && op->src[src_residual] == nullptr && op->op_params[param_gelu] == 0) continue;
         for (int64_t r = 0; r < m; ++r) {
-            const float * residual = op->src[src_residual] != nullptr ? row_of<const float>(op->src[src_residual], (i3 * x->ne[2] + i2) * x->ne[1] + first_m + r) : nullptr;
-            finish(op, first_n, n, reinterpret_cast<float *>(out + size_t(r) * op->nb[1]), residual);
+            const ending end(op, first_n, (i3 * x->ne[2] + i2) * x->ne[1] + first_m + r);
+            if (end.none()) break;
+            float * row = reinterpret_cast<float *>(out + size_t(r) * op->nb[1]);
+            onednn::each(n, [&](int64_t c, int count) { onednn::store_n(row + c, end(onednn::load_n(row + c, count), c, count), count); });
         }
     }
 }

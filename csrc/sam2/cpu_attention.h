@@ -4,6 +4,8 @@
 
 #include "ggml.h"
 
+#include <cstdint>
+
 namespace ub {
 
 // The largest head that fits the operator's buffers.
@@ -13,5 +15,8 @@ constexpr int64_t cpu_attention_head = 256;
 // Rows may be strided. Runs on the CPU backend only. Threads share out (item, head, rows of q), so there is one barrier, and
 // scores live in a cache-sized buffer only; ggml's own products would take two barriers a head and item and store all scores.
 ggml_tensor * cpu_attention(ggml_context * ctx, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int heads);
+
+// Floating-point operations of a graph's attention of this kind, which no operator of ggml's stands for.
+uint64_t cpu_attention_flop(ggml_cgraph * gf);
 
 } // namespace ub

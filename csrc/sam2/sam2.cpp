@@ -2,6 +2,7 @@
 
 #include "sam2/sam2.h"
 
+#include "sam2/cpu_attention.h"
 #include "sam2/parts.h"
 #include "sam2/track.h"
 
@@ -108,17 +109,16 @@ class encoder {
         return b.global ? all : std::clamp<int64_t>(budget / (row * b.window_in * b.window_in), 1, all);
     }
 
-    // A bound for stage: nodes and views of a block's passes, and of attention's parts where scores are cut.
-    size_t max_nodes() const {
-        int64_t n = 4096;
+    // A bound for stage: tensors of all passes, and of the maps in rows.
+    size_t max_nodes(const device & dev) const {
+        size_t n = 4096;
         for (const hiera_block & b : blocks) {
-            const int64_t all = int64_t(b.windows) * b.windows, step = pass(b), tokens = int64_t(b.window_in) * b.window_in * (b.global ? all : 1);
-            const int64_t one = tokens * tokens * int64_t(sizeof(float)), items = b.global ? 1 : step;  // scores of a head
-            const int64_t cuts = one > budget ? items * b.heads * (one / budget + 2) : items * b.heads * one / budget + 2;
-            n += (all / step + 1) * (96 + 16 * cuts);
+            const int64_t all = int64_t(b.windows) * b.windows, step = pass(b), items = b.global ? 1 : step;
+            const int64_t T = int64_t(b.window_in) * b.window_in * (b.global ? all : 1);
+            n += size_t((all + step - 1) / step) * (96 + attention_nodes(dev, T, T, b.heads, items));
         }
-        for (const auto & s : h.stages) n += 32 * s.side;
-        return size_t(n);
+        for (const auto & s : h.stages) n += 32 * size_t(s.side / s.window);
+        return n;
     }
 
     void build(graph & g, const trunk_state & state, const feature_maps & out, const float * image, bool traced) const {
@@ -244,9 +244,27 @@ void sam2_deleter::operator()(sam2_track * t) const { delete t; }
 
 namespace {
 
-constexpr size_t masks_nodes = 8192, memory_nodes = 32768;
-
 int batch_of(const device & dev, int mask_batch) { return mask_batch > 0 ? mask_batch : dev.is_cpu() ? 4 : 16; }
+
+// Memories and object pointers that a step is planned for, and memories that it takes at most: an application may prompt more
+// slices than the model is made for, but not without end.
+int planned_memories(const sam2_hparams & h) { return h.prompted_slices + h.slice_count - 1; }
+int planned_pointers(const sam2_hparams & h) { return h.prompted_slices + h.pointer_count - 1; }
+int most_memories(const sam2_hparams & h) { return 8 * planned_memories(h); }
+
+// Bounds of the stages' graphs.
+size_t masks_nodes(const device & dev, const sam2_hparams & h, int batch) {
+    const int64_t tokens = 2 + h.n_masks + 3, N = int64_t(h.feature_side()) * h.feature_side();
+    const size_t to_image = attention_nodes(dev, tokens * batch, N, h.decoder_heads, 1) + attention_nodes(dev, tokens, N, h.decoder_heads, batch);
+    const size_t others = attention_nodes(dev, N, tokens, h.decoder_heads, batch) + attention_nodes(dev, tokens, tokens, h.decoder_heads, batch);
+    return 2048 + 32 * size_t(h.n_masks) + size_t(h.decoder_blocks + 1) * (256 + to_image + others);
+}
+
+size_t memory_nodes(const device & dev, const sam2_hparams & h) {
+    const int64_t N = int64_t(h.feature_side()) * h.feature_side(), K = N * most_memories(h) + int64_t(h.pointer_tokens()) * (most_memories(h) + planned_pointers(h));
+    return 2048 + 32 * size_t(h.fuser_blocks) +
+           size_t(h.memory_blocks) * (256 + attention_nodes(dev, N, N, h.memory_heads, 1) + attention_nodes(dev, N, K, h.memory_heads, 1));
+}
 
 // The mask decoder up to its tokens, for prompts of one image: what masks are chosen by.
 struct prompt_results {
@@ -281,7 +299,7 @@ struct sam2::impl {
     weights                       w;
     const parts                   p;
     const int                     mask_batch;
-    stage_counters *              counters = nullptr;
+    stage_counters *              counters_ = nullptr;
 
     encoder   encode_graph;
     stage     encode_stage, masks_stage, memory_stage;
@@ -293,7 +311,8 @@ struct sam2::impl {
 
     impl(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> d, int mask_batch)
         : h(sam2_hparams::read(*f)), dev(std::move(d)), w(std::move(f)), p(w, h), mask_batch(batch_of(*dev, mask_batch)), encode_graph(*dev, h, p),
-          encode_stage(dev, encode_graph.max_nodes()), masks_stage(dev, masks_nodes), memory_stage(dev, memory_nodes) {}
+          encode_stage(dev, encode_graph.max_nodes(*dev)), masks_stage(dev, masks_nodes(*dev, h, this->mask_batch)),
+          memory_stage(dev, memory_nodes(*dev, h)) {}
 
     int64_t tokens() const { return int64_t(h.feature_side()) * h.feature_side(); }  // N
     int64_t mask_pixels() const { return 16 * tokens(); }                            // L*L
@@ -361,9 +380,24 @@ struct sam2::impl {
 
     // ---- runs; the caller holds the stage's turn
 
+    void run(stage & s, ub_stage which, const stage::builder & build, reporter & r) {
+        counters & c = (*counters_)[which];
+        uint64_t flop = 0;
+        s.run([&](graph & g) {
+            build(g);
+            flop = cpu_attention_flop(g.gf);
+        }, r, c);
+        c.flop += flop;
+    }
+
+    void done(ub_stage which, uint64_t items) {
+        (*counters_)[which].calls += 1;
+        (*counters_)[which].items += items;
+    }
+
     // Decodes prompts [at, at + n) of r.
     void run_transformer(const float * hidden, int64_t n, ggml_tensor * image, const float * host_image, prompt_results & out, int64_t at, bool trace_tables, reporter & r) {
-        masks_stage.run([&](graph & g) { transformer(g, hidden, n, image, host_image, &out, at, trace_tables); }, r, (*counters)[UB_STAGE_MASKS]);
+        run(masks_stage, UB_STAGE_MASKS, [&](graph & g) { transformer(g, hidden, n, image, host_image, &out, at, trace_tables); }, r);
     }
 
     // Computes the selected mask of prompt i, and all masks where the call is traced.
@@ -374,7 +408,7 @@ struct sam2::impl {
         float * to = r.traced() ? all.data() : logits;
         if (to == nullptr) return;
         const float * src = &in.src[size_t(i * tokens() * h.width)], * hs = &in.hs[size_t(i * in.n_tokens * h.width)];
-        masks_stage.run([&](graph & g) { upscale(g, f, src, hs, in.n_tokens, first, count, to); }, r, (*counters)[UB_STAGE_MASKS]);
+        run(masks_stage, UB_STAGE_MASKS, [&](graph & g) { upscale(g, f, src, hs, in.n_tokens, first, count, to); }, r);
         if (r.traced()) {
             const int64_t shape[3] = {h.n_masks, h.mask_side(), h.mask_side()};
             r.trace(trace_name.c_str(), all.data(), shape, 3);
@@ -418,8 +452,7 @@ struct sam2::impl {
         const float * token = &in.hs[size_t(2 + in.selected[0]) * h.width];
         {
             turn mine(memory_turn);
-            memory_stage.run([&](graph & g) { memorise(g, f, logits, token, found, "memory." + number, memory.data(), m.pointer.data()); }, r,
-                             (*counters)[UB_STAGE_MEMORY]);
+            run(memory_stage, UB_STAGE_MEMORY, [&](graph & g) { memorise(g, f, logits, token, found, "memory." + number, memory.data(), m.pointer.data()); }, r);
         }
         m.memory.resize(memory.size());
         static_assert(sizeof(ggml_bf16_t) == sizeof(uint16_t), "bf16 is kept as its bits");
@@ -443,10 +476,8 @@ struct sam2::impl {
         slice_memory m = memorise_slice(slice, f, results, logits.data(), r);
         if (out.logits != nullptr) std::copy(logits.begin(), logits.end(), out.logits);
         give(results, out);
-        (*counters)[UB_STAGE_MASKS].calls += 1;
-        (*counters)[UB_STAGE_MASKS].items += 1;
-        (*counters)[UB_STAGE_MEMORY].calls += 1;
-        (*counters)[UB_STAGE_MEMORY].items += 1;
+        done(UB_STAGE_MASKS, 1);
+        done(UB_STAGE_MEMORY, 1);
         return m;
     }
 };
@@ -478,7 +509,7 @@ sam2::plan sam2::measure(std::shared_ptr<const gguf_file> f, std::shared_ptr<con
     const uint64_t host = uint64_t(m.mask_batch) * m.tokens() * m.h.width * sizeof(float);  // the image side between the two
     out.masks = std::max(transformer, upscale) + host;
 
-    const int memories = m.h.prompted_slices + m.h.slice_count - 1, pointers = m.h.prompted_slices + m.h.pointer_count - 1;
+    const int memories = planned_memories(m.h), pointers = planned_pointers(m.h);
     const uint64_t keys = uint64_t(memories) * m.tokens() * m.h.memory_width;
     const uint64_t memorise = m.memory_stage.measure([&](graph & g) { m.memorise(g, maps, nullptr, nullptr, true, "", nullptr, nullptr); });
     const uint64_t remember = m.memory_stage.measure([&](graph & g) { m.remember(g, maps, memories, pointers, nullptr, nullptr, nullptr, nullptr, "", nullptr); });
@@ -488,7 +519,7 @@ sam2::plan sam2::measure(std::shared_ptr<const gguf_file> f, std::shared_ptr<con
 
 std::unique_ptr<sam2> sam2::load(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int mask_batch, stage_counters & counters, reporter & r) {
     auto p = std::make_unique<impl>(std::move(f), std::move(dev), mask_batch);
-    p->counters = &counters;
+    p->counters_ = &counters;
     p->w.load(*p->dev, r);
     return std::unique_ptr<sam2>(new sam2(std::move(p)));
 }
@@ -500,10 +531,9 @@ sam2_features_ptr sam2::encode(const float * image, reporter & r) {
     sam2_features_ptr f(new sam2_features(p->dev, this, p->h));
     trunk_state state(*p->dev, p->h);
     state.set.allocate();
-    p->encode_stage.run([&](graph & g) { p->encode_graph.build(g, state, f->maps, image, r.traced()); }, r, (*p->counters)[UB_STAGE_FEATURES]);
+    p->run(p->encode_stage, UB_STAGE_FEATURES, [&](graph & g) { p->encode_graph.build(g, state, f->maps, image, r.traced()); }, r);
     p->encode_stage.release();
-    (*p->counters)[UB_STAGE_FEATURES].calls += 1;
-    (*p->counters)[UB_STAGE_FEATURES].items += 1;
+    p->done(UB_STAGE_FEATURES, 1);
     return f;
 }
 
@@ -525,7 +555,7 @@ void sam2::decode(const sam2_features & f, const float * hidden, int32_t n, ub_m
     UB_REQUIRE(f.owner == this, "features of another model");
     const sam2_hparams & h = p->h;
     turn mine(p->masks_turn);
-    prompt_results all(h, r.traced() ? n : 0, true);  // what is traced as a whole
+    std::vector<float> embeddings, sparse;  // of all, for the trace
     for (int32_t at = 0; at < n; at += p->mask_batch) {
         const int32_t b = std::min<int32_t>(p->mask_batch, n - at);
         prompt_results batch(h, b, true);
@@ -533,8 +563,8 @@ void sam2::decode(const sam2_features & f, const float * hidden, int32_t n, ub_m
         p->run_transformer(hidden + int64_t(at) * h.input, b, f.maps.f2, nullptr, batch, 0, at == 0, r);
         batch.select(h.n_masks);
         if (r.traced()) {
-            std::copy(batch.embedding.begin(), batch.embedding.end(), &all.embedding[size_t(at) * h.width]);
-            std::copy(batch.sparse.begin(), batch.sparse.end(), &all.sparse[size_t(at) * 3 * h.width]);
+            embeddings.insert(embeddings.end(), batch.embedding.begin(), batch.embedding.end());
+            sparse.insert(sparse.end(), batch.sparse.begin(), batch.sparse.end());
         }
         for (int32_t i = 0; i < b; ++i) {
             const std::string number = std::to_string(at + i);
@@ -552,10 +582,9 @@ void sam2::decode(const sam2_features & f, const float * hidden, int32_t n, ub_m
         if (part.embedding != nullptr) part.embedding += int64_t(at) * h.width;
         p->give(batch, part);
     }
-    impl::trace(r, "seg_embedding", all.embedding, {n, h.width});
-    impl::trace(r, "sparse_tokens", all.sparse, {n, 3, h.width});
-    (*p->counters)[UB_STAGE_MASKS].calls += 1;
-    (*p->counters)[UB_STAGE_MASKS].items += uint64_t(n);
+    impl::trace(r, "seg_embedding", embeddings, {n, h.width});
+    impl::trace(r, "sparse_tokens", sparse, {n, 3, h.width});
+    p->done(UB_STAGE_MASKS, uint64_t(n));
 }
 
 // ------------------------------------------------------------------------------------------------------------ volume
@@ -590,6 +619,7 @@ void sam2::step(sam2_track & t, int32_t slice, const sam2_features & f, ub_masks
     const memory_bank::view view = t.bank.look(slice);
     const int64_t N = p->tokens(), M = h.memory_width, n_memories = int64_t(view.memories.size()), n_pointers = int64_t(view.pointers.size());
     const int64_t K = N * n_memories + n_pointers * h.pointer_tokens();
+    UB_REQUIRE(n_memories <= most_memories(h), "slice %d would look at %lld slices, at most %d can be held", slice, (long long) n_memories, most_memories(h));
 
     // Memories, then pointers, which have no position; keys are memories with positions in the slice and in time.
     std::vector<float> memory(size_t(K * M)), keys, positions;
@@ -621,9 +651,9 @@ void sam2::step(sam2_track & t, int32_t slice, const sam2_features & f, ub_masks
     {
         turn mine(p->memory_turn);
         r.range(0, 0.4f);
-        p->memory_stage.run([&](graph & g) {
+        p->run(p->memory_stage, UB_STAGE_MEMORY, [&](graph & g) {
             p->remember(g, f.maps, int(n_memories), int(n_pointers), memory.data(), keys.data(), x_turns.data(), k_turns.data(), prefix + ".memory_attention_out", image.data());
-        }, r, (*p->counters)[UB_STAGE_MEMORY]);
+        }, r);
         p->memory_stage.release();
     }
     std::vector<float>().swap(keys);

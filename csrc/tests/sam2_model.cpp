@@ -292,7 +292,8 @@ TEST_CASE("keys that contradict each other, or the tensors, are refused") {
         {"three stages", list("sam2.trunk.stages", {1, 2, 2}), UB_E_FORMAT, {"sam2.trunk.stages"}},
         {"an empty stage", list("sam2.trunk.stages", {1, 0, 2, 1}), UB_E_FORMAT, {"stages[1] is 0"}},
         {"a stage more than there are tensors", list("sam2.trunk.stages", {1, 2, 2, 2}), UB_E_FORMAT, {"trunk.blocks.6"}},
-        {"fewer blocks than there are tensors", list("sam2.trunk.stages", {1, 1, 2, 1}), UB_E_FORMAT, {"unexpected"}},
+        {"fewer blocks than there are tensors", [](builder & b) { fixture::u32s(b, "sam2.trunk.stages", {1, 1, 2, 1}); fixture::u32s(b, "sam2.trunk.global_blocks", {}); }, UB_E_FORMAT,
+         {"unexpected", "trunk.blocks.5"}},
         {"thousands of blocks", list("sam2.trunk.stages", {1, 2, 4000000000u, 1}), UB_E_FORMAT, {"stages[2]"}},
         {"a global block that pools", list("sam2.trunk.global_blocks", {3}), UB_E_FORMAT, {"has 3"}},
         {"a global block beyond the last", list("sam2.trunk.global_blocks", {6}), UB_E_FORMAT, {"has 6", "6 blocks"}},
@@ -351,4 +352,34 @@ TEST_CASE("the plan holds") {
     REQUIRE(ub_model_plan(&f, &p, &wide, &err) == UB_OK);
     CHECK(wide.compute_masks > plan.compute_masks);
     CHECK(wide.compute_features == plan.compute_features);
+}
+
+TEST_CASE("statistics count what was done") {
+    sam2_model s;
+    const auto f = s.encode(1);
+    const auto hidden = sam2_model::noise(3 * 24, 3);
+    s.decode(f.get(), hidden);
+    const auto t = s.track(hidden);
+    ub_error err;
+    ub_masks none = nothing();
+    REQUIRE(ub_track_prompt(t.get(), 0, f.get(), &none, nullptr, &err) == UB_OK);
+    ub_stage_stats stats[UB_STAGE_COUNT];
+    REQUIRE(ub_model_stats(s.m.get(), stats, &err) == UB_OK);
+    CHECK(stats[UB_STAGE_FEATURES].calls == 1);
+    CHECK(stats[UB_STAGE_FEATURES].items == 1);
+    CHECK(stats[UB_STAGE_MASKS].calls == 2);
+    CHECK(stats[UB_STAGE_MASKS].items == 4);
+    CHECK(stats[UB_STAGE_MEMORY].items == 1);
+
+    // the trunk, block by block: tokens in and out, queries and keys of attention (all of the map, or of a window)
+    struct block { uint64_t in, out, cin, cout, keys; bool pool; };
+    const block blocks[] = {{256, 256, 8, 8, 16, false}, {256, 64, 8, 16, 16, true}, {64, 64, 16, 16, 4, false},
+                            {64, 16, 16, 32, 4, true}, {16, 16, 32, 32, 16, false}, {16, 4, 32, 64, 16, true}};
+    uint64_t flop = 2 * 256 * 147 * 8;
+    for (const block & b : blocks) {
+        flop += 2 * b.in * b.cin * 3 * b.cout + 4 * b.out * b.keys * b.cout + 2 * b.out * b.cout * b.cout + 2 * b.out * b.cout * 8 * b.cout;
+        if (b.pool) flop += 2 * b.in * b.cin * b.cout;
+    }
+    flop += 2 * 32 * (256 * 8 + 64 * 16 + 16 * 32 + 4 * 64) + 2 * 32 * (256 * 4 + 64 * 8);  // neck, conv_s0, conv_s1
+    CHECK(stats[UB_STAGE_FEATURES].flop == flop);
 }
