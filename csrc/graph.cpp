@@ -33,7 +33,8 @@ ggml_tensor * graph::input(ggml_type type, std::initializer_list<int64_t> ne, co
 }
 
 void graph::output(ggml_tensor * t, float * dst) {
-    if (!ggml_is_contiguous(t) || t->op == GGML_OP_NONE) t = ggml_cont(ctx, t);
+    // A view's memory belongs to its source, which the allocator may reuse before the result is copied out.
+    if (!ggml_is_contiguous(t) || t->op == GGML_OP_NONE || t->view_src != nullptr) t = ggml_cont(ctx, t);
     ggml_set_output(t);
     outputs.push_back({expand(t), dst});
 }

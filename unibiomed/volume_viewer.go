@@ -148,6 +148,13 @@ func (w *Viewer) Crop(m *imaging.Mask) *imaging.Mask {
 	return &imaging.Mask{Width: w.View.Columns, Height: w.View.Rows, Pix: w.Padding.Crop(m.Pix, 1)}
 }
 
+// PixelArea returns the area of a pixel in mm². It is not known of files that place nothing in the patient and give no
+// spacing, for which readers put 1 mm.
+func (w *Viewer) PixelArea() (mm2 float64, known bool) {
+	v, s := w.View.Volume, w.View.Spacing()
+	return s[0] * s[1], v.Placed || v.Modality == "" || s[0] != 1 || s[1] != 1
+}
+
 const (
 	airHU     = -500 // below it a CT shows air
 	bodyShare = 0.02 // of the pixels of a picture must show body

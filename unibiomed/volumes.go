@@ -108,14 +108,14 @@ type VolumeFinding struct {
 
 // A VolumeSlice is a target in one picture.
 type VolumeSlice struct {
-	Slice        int     `json:"slice"` // number of the picture in its plane
-	Tracked      bool    `json:"tracked,omitempty"`
-	Answer       string  `json:"answer,omitempty"`
-	PredictedIoU float32 `json:"predicted_iou"`
-	ObjectScore  float32 `json:"object_score"`
-	Selected     int32   `json:"selected"`
-	AreaPx       int     `json:"area_px"` // of the mask as it is in the end
-	AreaMM2      float64 `json:"area_mm2,omitempty"`
+	Slice        int      `json:"slice"` // number of the picture in its plane
+	Tracked      bool     `json:"tracked,omitempty"`
+	Answer       string   `json:"answer,omitempty"`
+	PredictedIoU float32  `json:"predicted_iou"`
+	ObjectScore  float32  `json:"object_score"`
+	Selected     int32    `json:"selected"`
+	AreaPx       int      `json:"area_px"`            // of the mask as it is in the end
+	AreaMM2      *float64 `json:"area_mm2,omitempty"` // nil where the size of a pixel is unknown
 }
 
 // SegmentVolume draws one mask for each target phrase through a volume. Pictures pass one after another, so beyond the
@@ -427,7 +427,7 @@ func (r *volumeRun) result() (*VolumeResult, error) {
 		res.Volume.Steps = append(res.Volume.Steps, "fill holes")
 	}
 	voxel, measurable := voxelML(v)
-	spacing := view.Spacing()
+	pixel, pixelKnown := r.viewer.PixelArea()
 	pixels := make([]uint8, view.Columns*view.Rows)
 	for i, m := range r.masks {
 		if o.LargestComponent {
@@ -458,8 +458,9 @@ func (r *volumeRun) result() (*VolumeResult, error) {
 			for _, x := range pixels {
 				s.AreaPx += int(x)
 			}
-			if measurable {
-				s.AreaMM2 = float64(s.AreaPx) * spacing[0] * spacing[1]
+			if pixelKnown {
+				area := float64(s.AreaPx) * pixel
+				s.AreaMM2 = &area
 			}
 		}
 		if measurable && o.Every > 1 {
@@ -495,9 +496,9 @@ func (r *volumeRun) interpolated(found []VolumeSlice) float64 {
 	return sum
 }
 
-// voxelML returns the volume of a voxel. It is not known of pictures that have a machine but no place: frames of a
-// cine lie in time, not in space.
+// voxelML returns the volume of a voxel. It is not known of a single picture without a place, nor of pictures that have a machine but
+// no place: frames of a cine lie in time, not in space.
 func voxelML(v *volume.Volume) (float64, bool) {
 	ml := v.VoxelML()
-	return ml, ml > 0 && !math.IsInf(ml, 0) && (v.Placed || v.Modality == "" || v.Dims[2] == 1)
+	return ml, ml > 0 && !math.IsInf(ml, 0) && (v.Placed || v.Modality == "" && v.Dims[2] > 1)
 }

@@ -29,7 +29,7 @@ var organs = []string{"liver in abdomen CT", "spleen in abdomen CT"}
 func TestSegmentVolume(t *testing.T) {
 	p := openTiny(t, "f32", Options{})
 	v := abdomen(t)
-	for plane, every := range map[string]int{"axial": 12, "sagittal": 50} {
+	for plane, every := range map[string]int{"axial": 15, "sagittal": 61} {
 		t.Run(plane, func(t *testing.T) {
 			before := calls(t, p, bindings.StageFeatures)
 			p.images.clear()
@@ -58,7 +58,7 @@ func TestSegmentVolume(t *testing.T) {
 			require.NotZero(t, want.Count(), "the example shows something")
 			require.Equal(t, want, res.Targets[0].Label.Mask)
 			require.InDelta(t, float64(want.Count())*v.VoxelML(), *res.Targets[0].VolumeML, 1e-9)
-			require.Greater(t, *res.Targets[0].EstimatedML, 5**res.Targets[0].VolumeML)
+			require.Greater(t, *res.Targets[0].EstimatedML, 2**res.Targets[0].VolumeML)
 
 			// A label map goes to a file and comes back in place.
 			path := filepath.Join(t.TempDir(), "labels.nii.gz")

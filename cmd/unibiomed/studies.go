@@ -141,8 +141,7 @@ func (s *source) measure(res *unibiomed.Result) {
 	for i := range res.Turns {
 		findings = append(findings, res.Turns[i].Findings)
 	}
-	v := s.item.Volume
-	spacing := s.viewer.View.Spacing()
+	pixel, known := s.viewer.PixelArea()
 	for _, fs := range findings {
 		for i := range fs {
 			if f := &fs[i]; s.viewer.Padding != nil && f.Bits != nil && f.Bits.Width == s.shown.Width && f.Bits.Height == s.shown.Height {
@@ -153,8 +152,8 @@ func (s *source) measure(res *unibiomed.Result) {
 					f.Status = unibiomed.Empty
 				}
 			}
-			if v.Placed || v.Modality == "" || v.Dims[2] == 1 {
-				area := float64(fs[i].AreaPx) * spacing[0] * spacing[1]
+			if known {
+				area := float64(fs[i].AreaPx) * pixel
 				fs[i].AreaMM2 = &area
 			}
 		}

@@ -199,8 +199,9 @@ func (c *segmentCmd) volume(ctx context.Context, s *streams, p *unibiomed.Pipeli
 		ViewOptions: c.view(nil), Every: c.Every, BodyOnly: c.BodyOnly, Track: c.Track, Prompted: c.Prompted,
 		LargestComponent: c.LargestComponent, FillHoles: c.FillHoles, File: in.path,
 	}
-	told := c.Quiet
+	told, kept := c.Quiet, 0
 	o.Progress = func(done, all int) {
+		kept = done
 		if !told && done > 0 {
 			bar.clear()
 			fmt.Fprintf(s.err, "unibiomed: %s: going on after %d of %d slices\n", in.path, done, all)
@@ -213,6 +214,10 @@ func (c *segmentCmd) volume(ctx context.Context, s *streams, p *unibiomed.Pipeli
 	}
 	res, err := p.SegmentVolume(ctx, item.Volume, c.Targets, o)
 	if err != nil {
+		var foreign *unibiomed.JournalError
+		if o.Journal != "" && kept == 0 && !errors.As(err, &foreign) {
+			os.Remove(o.Journal) // it holds nothing
+		}
 		return err
 	}
 	for i := range res.Targets {
@@ -495,11 +500,7 @@ func writeSlices(w io.Writer, res *unibiomed.VolumeResult) error {
 	t.Write([]string{"target", "plane", "slice", "tracked", "area_px", "area_mm2", "predicted_iou", "object_score"})
 	for _, f := range res.Targets {
 		for _, s := range f.Slices {
-			area := ""
-			if f.VolumeML != nil {
-				area = number(s.AreaMM2)
-			}
-			t.Write([]string{f.Phrase, res.Volume.Plane, strconv.Itoa(s.Slice), strconv.FormatBool(s.Tracked), strconv.Itoa(s.AreaPx), area,
+			t.Write([]string{f.Phrase, res.Volume.Plane, strconv.Itoa(s.Slice), strconv.FormatBool(s.Tracked), strconv.Itoa(s.AreaPx), optional(s.AreaMM2),
 				number(float64(s.PredictedIoU)), number(float64(s.ObjectScore))})
 		}
 	}

@@ -82,8 +82,8 @@ struct shape {
           keys(std::max<int>(lanes, std::min<int>(max_keys, int(block_floats / padded)) / lanes * lanes)) {}
 };
 
-void attend(const shape & s, buffers & b, const char * q, size_t q_row, int rows, const char * k, size_t k_row, const char * v, size_t v_row, int64_t Nk,
-            char * out, size_t out_row) {
+void attend(const shape & s, buffers & b, const char * q, size_t q_row, int rows, const char * k, size_t k_row, const char * v,
+            size_t v_row, int64_t Nk, char * out, size_t out_row) {
     const float scale = 1.0f / std::sqrt(float(s.C));
     for (int r = 0; r < rows; ++r) {
         const float * from = reinterpret_cast<const float *>(q + size_t(r) * q_row);
@@ -159,8 +159,11 @@ void compute(ggml_tensor * dst, int ith, int nth, void * user) {
     for (int64_t t = first; t < last; ++t) {
         const int64_t part = t % parts, h = t / parts % heads, item = t / parts / heads, row = part * s.rows;
         const size_t head = size_t(h * C) * sizeof(float);
-        auto at = [&](const ggml_tensor * x, int64_t r) { return static_cast<char *>(x->data) + size_t(item) * x->nb[2] + size_t(r) * x->nb[1] + head; };
-        attend(s, b, at(q, row), q->nb[1], int(std::min<int64_t>(s.rows, Nq - row)), at(k, 0), k->nb[1], at(v, 0), v->nb[1], Nk, at(dst, row), dst->nb[1]);
+        auto at = [&](const ggml_tensor * x, int64_t r) {
+            return static_cast<char *>(x->data) + size_t(item) * x->nb[2] + size_t(r) * x->nb[1] + head;
+        };
+        attend(s, b, at(q, row), q->nb[1], int(std::min<int64_t>(s.rows, Nq - row)), at(k, 0), k->nb[1], at(v, 0), v->nb[1], Nk,
+               at(dst, row), dst->nb[1]);
     }
 }
 

@@ -136,7 +136,8 @@ static ggml_tensor * double_side(const graph & g, ggml_tensor * weight, ggml_ten
     return ggml_reshape_3d(g.ctx, x, C, 2 * W, 2 * H);
 }
 
-ggml_tensor * decoder_upscale(const graph & g, const decoder_weights & w, const sam2_hparams & h, ggml_tensor * src, ggml_tensor * f0, ggml_tensor * f1) {
+ggml_tensor * decoder_upscale(const graph & g, const decoder_weights & w, const sam2_hparams & h,
+                              ggml_tensor * src, ggml_tensor * f0, ggml_tensor * f1) {
     const int64_t side = h.feature_side();
     ggml_tensor * u = ggml_reshape_3d(g.ctx, src, h.width, side, side);
     u = ggml_add(g.ctx, double_side(g, w.upscale_0.weight, u), w.upscale_0.bias);                  // {D/4, 2W, 2H}

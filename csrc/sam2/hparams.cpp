@@ -67,9 +67,11 @@ sam2_hparams sam2_hparams::read(const gguf_file & f) {
     for (size_t i = 0; i < blocks.size(); ++i) {
         r.want(blocks[i] >= 1 && blocks[i] <= 1024, "sam2.trunk.stages[%zu] is %u, want 1 to 1024", i, blocks[i]);
         r.want(windows[i] >= 1 && windows[i] <= 8192, "sam2.trunk.window_spec[%zu] is %u, want 1 to 8192", i, windows[i]);
-        r.want(width <= most && width % n_heads == 0, "stage %zu of the trunk has %lld channels and %lld heads", i, (long long) width, (long long) n_heads);
+        r.want(width <= most && width % n_heads == 0, "stage %zu of the trunk has %lld channels and %lld heads", i,
+               (long long) width, (long long) n_heads);
         // The reference would pad; no published model of this family does.
-        r.can(side >= 1 && side % int(windows[i]) == 0, "stage %zu of the trunk has a map of side %d, which sam2.trunk.window_spec %u does not divide", i, side, windows[i]);
+        r.can(side >= 1 && side % int(windows[i]) == 0, "stage %zu of the trunk has a map of side %d, which sam2.trunk.window_spec %u does not divide",
+              i, side, windows[i]);
         h.stages.push_back({int(blocks[i]), int(width), int(n_heads), side, int(windows[i])});
         n_blocks += int(blocks[i]);
         if (i + 1 < blocks.size()) {
@@ -106,7 +108,8 @@ sam2_hparams sam2_hparams::read(const gguf_file & f) {
     h.decoder_downsample = f.size_of("sam2.decoder.attention_downsample", 1, 64);
     h.n_masks            = f.size_of("sam2.decoder.mask_count", 2, 64);
     r.divides("sam2.embedding_length", h.width, "sam2.decoder.attention_downsample", h.decoder_downsample);
-    r.divides("sam2.embedding_length / sam2.decoder.attention_downsample", h.width / h.decoder_downsample, "sam2.decoder.head_count", h.decoder_heads);
+    r.divides("sam2.embedding_length / sam2.decoder.attention_downsample", h.width / h.decoder_downsample,
+              "sam2.decoder.head_count", h.decoder_heads);
 
     // ---- memory
     h.memory_width    = f.size_of("sam2.memory.embedding_length", 1, most);

@@ -128,7 +128,8 @@ struct decoder_tokens {
 // src {D, W*H, 1 or n}, sparse {D, 2 or 3, n}. While src is one image's, what depends on it alone is computed once.
 decoder_tokens decoder_transformer(graph & g, const decoder_weights & w, const sam2_hparams & h, ggml_tensor * src, ggml_tensor * sparse);
 // src {D, W*H}, f0 {D/8, 4W, 4H}, f1 {D/4, 2W, 2H} -> {D/8, 4W*4H}
-ggml_tensor * decoder_upscale(const graph & g, const decoder_weights & w, const sam2_hparams & h, ggml_tensor * src, ggml_tensor * f0, ggml_tensor * f1);
+ggml_tensor * decoder_upscale(const graph & g, const decoder_weights & w, const sam2_hparams & h,
+                              ggml_tensor * src, ggml_tensor * f0, ggml_tensor * f1);
 // Mask logits {4W*4H, 1} of mask token k, hs {D, tokens}.
 ggml_tensor * decoder_mask(const graph & g, const decoder_weights & w, ggml_tensor * upscaled, ggml_tensor * hs, int k);
 

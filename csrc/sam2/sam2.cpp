@@ -3,7 +3,7 @@
 #include "sam2/sam2.h"
 
 #include "sam2/cpu_attention.h"
-#include "sam2/parts.h"
+#include "sam2/encoder.h"
 #include "sam2/track.h"
 
 #include <algorithm>
@@ -28,182 +28,6 @@ struct parts {
     }
 };
 
-// Tensors in one buffer on the device that live longer than a graph.
-class tensor_set {
-  public:
-    explicit tensor_set(const device & dev) : dev(dev) {
-        ggml_init_params params = {ggml_tensor_overhead() * 8, nullptr, /*no_alloc=*/true};
-        ctx.reset(ggml_init(params));
-        if (!ctx) throw std::bad_alloc();
-        type = dev.is_cpu() ? ggml_backend_cpu_buffer_type() : ggml_backend_dev_buffer_type(dev.main());
-    }
-
-    ggml_tensor * add(int64_t a, int64_t b = 1, int64_t c = 1) { return ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, a, b, c); }
-    uint64_t bytes() const { return ggml_backend_alloc_ctx_tensors_from_buft_size(ctx.get(), type); }
-
-    void allocate() {
-        buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), type));
-        if (!buffer) fail(UB_E_NOMEM, "%llu bytes can't be allocated on device %s", (unsigned long long) bytes(), dev.name().c_str());
-    }
-    // Places the tensors without data, to measure graphs.
-    void pretend() {
-        buffer.reset(ggml_backend_buft_alloc_buffer(type, 0));
-        if (!buffer) throw std::bad_alloc();
-        for (ggml_tensor * t = ggml_get_first_tensor(ctx.get()); t != nullptr; t = ggml_get_next_tensor(ctx.get(), t)) t->buffer = buffer.get();
-    }
-
-  private:
-    const device &             dev;
-    ggml_backend_buffer_type_t type;
-    ggml_context_ptr           ctx;
-    ggml_backend_buffer_ptr    buffer;
-};
-
-// One image's features, channels fastest: F0 {D/8, L, L}, F1 {D/4, L/2, L/2}, F2 and P2 {D, L/4, L/4}.
-struct feature_maps {
-    tensor_set    set;
-    ggml_tensor * f0, * f1, * f2, * p2;
-
-    feature_maps(const device & dev, const sam2_hparams & h) : set(dev) {
-        const int64_t s = h.feature_side(), D = h.width;
-        f0 = set.add(D / 8, 4 * s, 4 * s);
-        f1 = set.add(D / 4, 2 * s, 2 * s);
-        f2 = set.add(D, s, s);
-        p2 = set.add(D, s, s);
-    }
-};
-
-// ---------------------------------------------------------------------------------------------------- image encoder
-
-// The trunk's map, between blocks. A stage's tokens lie in one of two places by turns; the next stage's first block reads
-// the one and writes the other. All other blocks write where they read.
-struct trunk_state {
-    tensor_set    set;
-    ggml_tensor * place[2];
-
-    trunk_state(const device & dev, const sam2_hparams & h) : set(dev) {
-        int64_t size[2] = {0, 0};
-        for (size_t i = 0; i < h.stages.size(); ++i) {
-            const auto & s = h.stages[i];
-            size[i % 2] = std::max(size[i % 2], int64_t(s.width) * s.side * s.side);
-        }
-        for (int i = 0; i < 2; ++i) place[i] = set.add(size[i]);
-    }
-
-    // Windows [from, from + n) of a stage's map, {C, T, n}.
-    ggml_tensor * windows(const graph & g, const sam2_hparams & h, int stage, int window, int64_t from, int64_t n) const {
-        const int64_t C = h.stages[size_t(stage)].width, T = int64_t(window) * window;
-        const size_t token = size_t(C) * sizeof(float);
-        return ggml_view_3d(g.ctx, place[stage % 2], C, T, n, token, token * size_t(T), token * size_t(T * from));
-    }
-};
-
-class encoder {
-  public:
-    encoder(const device & dev, const sam2_hparams & h, const parts & p) : h(h), p(p), budget(int64_t(dev.score_bytes())), blocks(hiera_blocks(h)) {}
-
-    // Windows that a pass of a block takes: as many as keep its widest rows, the hidden ones of the MLP, within the budget.
-    int64_t pass(const hiera_block & b) const {
-        const int64_t all = int64_t(b.windows) * b.windows;
-        const int64_t row = int64_t(h.stages[size_t(b.stage)].width) * h.mlp_ratio * int64_t(sizeof(float));
-        return b.global ? all : std::clamp<int64_t>(budget / (row * b.window_in * b.window_in), 1, all);
-    }
-
-    // A bound for stage: tensors of all passes, and of the maps in rows.
-    size_t max_nodes(const device & dev) const {
-        size_t n = 4096;
-        for (const hiera_block & b : blocks) {
-            const int64_t all = int64_t(b.windows) * b.windows, step = pass(b), items = b.global ? 1 : step;
-            const int64_t T = int64_t(b.window_in) * b.window_in * (b.global ? all : 1);
-            n += size_t((all + step - 1) / step) * (96 + attention_nodes(dev, T, T, b.heads, items));
-        }
-        for (const auto & s : h.stages) n += 32 * size_t(s.side / s.window);
-        return n;
-    }
-
-    void build(graph & g, const trunk_state & state, const feature_maps & out, const float * image, bool traced) const {
-        ggml_tensor * x = g.input(GGML_TYPE_F32, {h.image_size, h.image_size, 3}, image);
-        x = patch_embed(g, p.trunk, h, x);
-        int window = blocks[0].window_in;  // of the map as it lies in state
-        write(g, to_windows(g, x, window), state.windows(g, h, 0, window, 0, x->ne[1] * x->ne[2] / (window * window)));
-
-        for (size_t i = 0; i < blocks.size(); ++i) {
-            const hiera_block & b = blocks[i];
-            const int from_stage = b.pool ? b.stage - 1 : b.stage;
-            const int64_t all = int64_t(b.windows) * b.windows, step = pass(b);
-            if (window != b.window_in) {
-                const int side = h.stages[size_t(from_stage)].side;
-                x = from_windows(g, state.windows(g, h, from_stage, window, 0, int64_t(side / window) * (side / window)), window, side);
-                write(g, to_windows(g, x, b.window_in), state.windows(g, h, from_stage, b.window_in, 0, all));
-            }
-            ggml_tensor * done = nullptr;
-            for (int64_t w = 0; w < all; w += step) {
-                const int64_t n = std::min(step, all - w);
-                x = hiera_forward(g, p.trunk.blocks[i], b, state.windows(g, h, from_stage, b.window_in, w, n));
-                done = write(g, x, state.windows(g, h, b.stage, b.window_out, w, n));
-            }
-            window = b.window_out;
-            g.block(done);
-            if (i + 1 == blocks.size() || blocks[i + 1].stage != b.stage) finish_stage(g, state, out, b.stage, window, traced);
-        }
-    }
-
-  private:
-    static ggml_tensor * write(graph & g, ggml_tensor * x, ggml_tensor * to) { return g.expand(ggml_cpy(g.ctx, x, to)); }
-
-    // f(tokens of a stage) to a map in rows, some rows of windows at a time.
-    template <class F> void to_map(graph & g, const trunk_state & state, int stage, int window, ggml_tensor * map, F && f) const {
-        const int64_t side = h.stages[size_t(stage)].side, across = side / window, C = map->ne[0];
-        const int64_t step = std::clamp<int64_t>(budget / (side * window * h.width * int64_t(sizeof(float))), 1, across);
-        for (int64_t y = 0; y < across; y += step) {
-            const int64_t n = std::min(step, across - y);
-            ggml_tensor * x = f(state.windows(g, h, stage, window, y * across, n * across));
-            x = ggml_reshape_4d(g.ctx, x, C * window, window, across, n);                          // {C*w, w, W/w, n}
-            ggml_tensor * to = ggml_view_4d(g.ctx, map, C * window, across, window, n, size_t(C * window) * sizeof(float), map->nb[2],
-                                            map->nb[2] * size_t(window), map->nb[2] * size_t(window * y));
-            write(g, x, ggml_permute(g.ctx, to, 0, 2, 1, 3));
-        }
-    }
-
-    // What the neck makes of a stage's map.
-    void finish_stage(graph & g, const trunk_state & state, const feature_maps & out, int stage, int window, bool traced) const {
-        const int64_t D = h.width, side = h.stages[size_t(stage)].side;
-        const linear_weights & conv = p.neck.convs[size_t(3 - stage)];
-        auto lateral = [&](ggml_tensor * x) { return linear(g, conv, x); };
-        auto whole = [&] { return state.windows(g, h, stage, window, 0, (side / window) * (side / window)); };
-        auto tap = [&](char letter, int level, ggml_tensor * map) {
-            g.tap(letter + std::to_string(level), map, {map->ne[0], map->ne[2], map->ne[1]}, layout::channels_last);
-        };
-        if (traced) {
-            tap('C', stage, from_windows(g, whole(), window, int(side)));
-            if (stage < 2) tap('P', stage, from_windows(g, lateral(whole()), window, int(side)));
-        }
-        if (stage < 2) {
-            const linear_weights & conv_s = stage == 0 ? p.neck.conv_s0 : p.neck.conv_s1;
-            ggml_tensor * map = stage == 0 ? out.f0 : out.f1;
-            to_map(g, state, stage, window, map, [&](ggml_tensor * x) { return linear(g, conv_s, lateral(x)); });
-            if (traced) tap('F', stage, map);
-        } else if (stage == 2) {
-            to_map(g, state, stage, window, out.p2, lateral);
-        } else {
-            if (std::find(h.top_down.begin(), h.top_down.end(), 2) != h.top_down.end()) {
-                ggml_tensor * p3 = from_windows(g, lateral(whole()), window, int(side));           // {D, W/2, H/2}
-                write(g, ggml_add(g.ctx, upsample_nearest(g, p3), out.p2), out.p2);
-            }
-            write(g, ggml_add(g.ctx, out.p2, ggml_reshape_3d(g.ctx, p.prompt.no_mem, D, 1, 1)), out.f2);
-            if (traced) {
-                tap('P', 2, out.p2);
-                tap('F', 2, out.f2);
-            }
-        }
-    }
-
-    const sam2_hparams & h;
-    const parts &        p;
-    const int64_t        budget;
-    const std::vector<hiera_block> blocks;
-};
-
 // {C, W, H} <-> [C, H, W] on the host.
 std::vector<float> channels_last(const float * chw, int64_t C, int64_t pixels) {
     std::vector<float> out(size_t(C * pixels));
@@ -217,7 +41,8 @@ std::vector<float> channels_last(const float * chw, int64_t C, int64_t pixels) {
 
 class sam2_features {
   public:
-    sam2_features(std::shared_ptr<const device> dev, const sam2 * owner, const sam2_hparams & h) : dev(std::move(dev)), owner(owner), maps(*this->dev, h) {
+    sam2_features(std::shared_ptr<const device> dev, const sam2 * owner, const sam2_hparams & h)
+        : dev(std::move(dev)), owner(owner), maps(*this->dev, h) {
         maps.set.allocate();
     }
 
@@ -261,7 +86,8 @@ size_t masks_nodes(const device & dev, const sam2_hparams & h, int batch) {
 }
 
 size_t memory_nodes(const device & dev, const sam2_hparams & h) {
-    const int64_t N = int64_t(h.feature_side()) * h.feature_side(), K = N * most_memories(h) + int64_t(h.pointer_tokens()) * (most_memories(h) + planned_pointers(h));
+    const int64_t N = int64_t(h.feature_side()) * h.feature_side();
+    const int64_t K = N * most_memories(h) + int64_t(h.pointer_tokens()) * (most_memories(h) + planned_pointers(h));
     return 2048 + 32 * size_t(h.fuser_blocks) +
            size_t(h.memory_blocks) * (256 + attention_nodes(dev, N, N, h.memory_heads, 1) + attention_nodes(dev, N, K, h.memory_heads, 1));
 }
@@ -278,8 +104,9 @@ struct prompt_results {
     std::vector<int>   selected;      // [n]
 
     prompt_results(const sam2_hparams & h, int64_t n, bool prompted)
-        : n(n), n_tokens(2 + h.n_masks + (prompted ? 3 : 2)), embedding(size_t(prompted ? n * h.width : 0)), sparse(size_t(n * (prompted ? 3 : 2) * h.width)),
-          hs(size_t(n * n_tokens * h.width)), src(size_t(n * h.feature_side() * h.feature_side() * h.width)), iou(size_t(n * h.n_masks)), object_score(size_t(n)) {}
+        : n(n), n_tokens(2 + h.n_masks + (prompted ? 3 : 2)), embedding(size_t(prompted ? n * h.width : 0)),
+          sparse(size_t(n * (prompted ? 3 : 2) * h.width)), hs(size_t(n * n_tokens * h.width)),
+          src(size_t(n * h.feature_side() * h.feature_side() * h.width)), iou(size_t(n * h.n_masks)), object_score(size_t(n)) {}
 
     // The best predicted overlap among all masks but the first, which is SAM 2's single-mask token. Ties: the first.
     void select(int n_masks) {
@@ -310,7 +137,8 @@ struct sam2::impl {
     std::once_flag     tables;
 
     impl(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> d, int mask_batch)
-        : h(sam2_hparams::read(*f)), dev(std::move(d)), w(std::move(f)), p(w, h), mask_batch(batch_of(*dev, mask_batch)), encode_graph(*dev, h, p),
+        : h(sam2_hparams::read(*f)), dev(std::move(d)), w(std::move(f)), p(w, h), mask_batch(batch_of(*dev, mask_batch)),
+          encode_graph(*dev, h, p.trunk, p.neck, p.prompt),
           encode_stage(dev, encode_graph.max_nodes(*dev)), masks_stage(dev, masks_nodes(*dev, h, this->mask_batch)),
           memory_stage(dev, memory_nodes(*dev, h)) {}
 
@@ -320,11 +148,12 @@ struct sam2::impl {
     // ---- graphs, the same when they are measured (data null) as when they run
 
     // n prompts, or none for a tracked slice, whose image comes from memory: image {D, W, H} on the device, or [N, D].
-    void transformer(graph & g, const float * hidden, int64_t n, ggml_tensor * image, const float * host_image, prompt_results * r, int64_t at, bool trace_tables) const {
+    void transformer(graph & g, const float * hidden, int64_t n, ggml_tensor * image, const float * host_image, prompt_results * r,
+                     bool trace_tables) const {
         ggml_tensor * e = nullptr;
         if (hidden != nullptr || r == nullptr) {
             e = text_hidden_fcs(g, p.prompt, g.input(GGML_TYPE_F32, {h.input, n}, hidden));
-            g.output(e, r != nullptr ? &r->embedding[size_t(at * h.width)] : nullptr);
+            g.output(e, r != nullptr ? r->embedding.data() : nullptr);
         }
         if (trace_tables) {
             const int64_t s = h.feature_side();
@@ -332,20 +161,22 @@ struct sam2::impl {
             g.tap("dense_prompt_vector", p.prompt.no_mask, {h.width});
         }
         ggml_tensor * sparse = sparse_tokens(g, p.prompt, e);
-        g.output(sparse, r != nullptr ? &r->sparse[size_t(at * sparse->ne[0] * sparse->ne[1])] : nullptr);
+        g.output(sparse, r != nullptr ? r->sparse.data() : nullptr);
 
-        ggml_tensor * src = image != nullptr ? ggml_reshape_2d(g.ctx, image, h.width, tokens()) : g.input(GGML_TYPE_F32, {h.width, tokens()}, host_image);
+        ggml_tensor * src = image != nullptr ? ggml_reshape_2d(g.ctx, image, h.width, tokens())
+                                             : g.input(GGML_TYPE_F32, {h.width, tokens()}, host_image);
         src = ggml_reshape_3d(g.ctx, ggml_add(g.ctx, src, p.prompt.no_mask), h.width, tokens(), 1);
         const decoder_tokens t = decoder_transformer(g, p.decoder, h, src, sparse);
-        g.output(t.hs, r != nullptr ? &r->hs[size_t(at * t.hs->ne[0] * t.hs->ne[1])] : nullptr);
-        g.output(t.src, r != nullptr ? &r->src[size_t(at * h.width * tokens())] : nullptr);
-        g.output(t.iou, r != nullptr ? &r->iou[size_t(at * h.n_masks)] : nullptr);
-        g.output(t.object_score, r != nullptr ? &r->object_score[size_t(at)] : nullptr);
+        g.output(t.hs, r != nullptr ? r->hs.data() : nullptr);
+        g.output(t.src, r != nullptr ? r->src.data() : nullptr);
+        g.output(t.iou, r != nullptr ? r->iou.data() : nullptr);
+        g.output(t.object_score, r != nullptr ? r->object_score.data() : nullptr);
         g.block(t.object_score);
     }
 
     // Masks [first, first + count) of one prompt, each to its place in logits [count, L, L].
-    void upscale(graph & g, const feature_maps & f, const float * src, const float * hs, int64_t n_tokens, int first, int count, float * logits) const {
+    void upscale(graph & g, const feature_maps & f, const float * src, const float * hs, int64_t n_tokens, int first, int count,
+                 float * logits) const {
         ggml_tensor * u = g.input(GGML_TYPE_F32, {h.width, tokens()}, src);
         ggml_tensor * q = g.input(GGML_TYPE_F32, {h.width, n_tokens}, hs);
         u = decoder_upscale(g, p.decoder, h, u, f.f0, f.f1);
@@ -355,7 +186,8 @@ struct sam2::impl {
     }
 
     // A slice's memory and, where something was found, its pointer.
-    void memorise(graph & g, const feature_maps & f, const float * logits, const float * token, bool found, const std::string & name, float * memory, float * pointer) const {
+    void memorise(graph & g, const feature_maps & f, const float * logits, const float * token, bool found, const std::string & name,
+                   float * memory, float * pointer) const {
         const int64_t L = h.mask_side(), s = h.feature_side();
         ggml_tensor * m = memory_encode(g, p.memory.encoder, h, f.p2, g.input(GGML_TYPE_F32, {L, L}, logits));
         g.tap(name, m, {h.memory_width, s, s}, layout::channels_last);
@@ -364,8 +196,8 @@ struct sam2::impl {
     }
 
     // What a tracked slice makes of n memories and some pointers, in place of its F2.
-    void remember(graph & g, const feature_maps & f, int n_memories, int n_pointers, const float * memory, const float * keys, const int32_t * x_turns, const int32_t * k_turns,
-                  const std::string & name, float * out) const {
+    void remember(graph & g, const feature_maps & f, int n_memories, int n_pointers, const float * memory, const float * keys,
+                  const int32_t * x_turns, const int32_t * k_turns, const std::string & name, float * out) const {
         const int64_t N = tokens(), K = N * n_memories + int64_t(n_pointers) * h.pointer_tokens(), M = h.memory_width, D = h.width;
         memory_inputs in;
         in.x       = ggml_add(g.ctx, ggml_reshape_2d(g.ctx, f.p2, D, N), g.input(GGML_TYPE_F32, {D, N}, sine_scaled.data()));
@@ -395,9 +227,8 @@ struct sam2::impl {
         (*counters_)[which].items += items;
     }
 
-    // Decodes prompts [at, at + n) of r.
-    void run_transformer(const float * hidden, int64_t n, ggml_tensor * image, const float * host_image, prompt_results & out, int64_t at, bool trace_tables, reporter & r) {
-        run(masks_stage, UB_STAGE_MASKS, [&](graph & g) { transformer(g, hidden, n, image, host_image, &out, at, trace_tables); }, r);
+    void run_transformer(const float * hidden, ggml_tensor * image, const float * host_image, prompt_results & out, bool trace_tables, reporter & r) {
+        run(masks_stage, UB_STAGE_MASKS, [&](graph & g) { transformer(g, hidden, out.n, image, host_image, &out, trace_tables); }, r);
     }
 
     // Computes the selected mask of prompt i, and all masks where the call is traced.
@@ -452,7 +283,9 @@ struct sam2::impl {
         const float * token = &in.hs[size_t(2 + in.selected[0]) * h.width];
         {
             turn mine(memory_turn);
-            run(memory_stage, UB_STAGE_MEMORY, [&](graph & g) { memorise(g, f, logits, token, found, "memory." + number, memory.data(), m.pointer.data()); }, r);
+            run(memory_stage, UB_STAGE_MEMORY, [&](graph & g) {
+                memorise(g, f, logits, token, found, "memory." + number, memory.data(), m.pointer.data());
+            }, r);
         }
         m.memory.resize(memory.size());
         static_assert(sizeof(ggml_bf16_t) == sizeof(uint16_t), "bf16 is kept as its bits");
@@ -504,7 +337,7 @@ sam2::plan sam2::measure(std::shared_ptr<const gguf_file> f, std::shared_ptr<con
     maps.set.pretend();
     state.set.pretend();
     out.encode += m.encode_stage.measure([&](graph & g) { m.encode_graph.build(g, state, maps, nullptr, false); });
-    const uint64_t transformer = m.masks_stage.measure([&](graph & g) { m.transformer(g, nullptr, m.mask_batch, maps.f2, nullptr, nullptr, 0, false); });
+    const uint64_t transformer = m.masks_stage.measure([&](graph & g) { m.transformer(g, nullptr, m.mask_batch, maps.f2, nullptr, nullptr, false); });
     const uint64_t upscale = m.masks_stage.measure([&](graph & g) { m.upscale(g, maps, nullptr, nullptr, 2 + m.h.n_masks + 3, 0, 1, nullptr); });
     const uint64_t host = uint64_t(m.mask_batch) * m.tokens() * m.h.width * sizeof(float);  // the image side between the two
     out.masks = std::max(transformer, upscale) + host;
@@ -512,12 +345,15 @@ sam2::plan sam2::measure(std::shared_ptr<const gguf_file> f, std::shared_ptr<con
     const int memories = planned_memories(m.h), pointers = planned_pointers(m.h);
     const uint64_t keys = uint64_t(memories) * m.tokens() * m.h.memory_width;
     const uint64_t memorise = m.memory_stage.measure([&](graph & g) { m.memorise(g, maps, nullptr, nullptr, true, "", nullptr, nullptr); });
-    const uint64_t remember = m.memory_stage.measure([&](graph & g) { m.remember(g, maps, memories, pointers, nullptr, nullptr, nullptr, nullptr, "", nullptr); });
+    const uint64_t remember = m.memory_stage.measure([&](graph & g) {
+        m.remember(g, maps, memories, pointers, nullptr, nullptr, nullptr, nullptr, "", nullptr);
+    });
     out.memory = std::max(memorise, remember + 2 * keys * sizeof(float)) + keys * sizeof(uint16_t);  // the bank, and what is made of it
     return out;
 }
 
-std::unique_ptr<sam2> sam2::load(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int mask_batch, stage_counters & counters, reporter & r) {
+std::unique_ptr<sam2> sam2::load(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int mask_batch, stage_counters & counters,
+                                 reporter & r) {
     auto p = std::make_unique<impl>(std::move(f), std::move(dev), mask_batch);
     p->counters_ = &counters;
     p->w.load(*p->dev, r);
@@ -560,7 +396,7 @@ void sam2::decode(const sam2_features & f, const float * hidden, int32_t n, ub_m
         const int32_t b = std::min<int32_t>(p->mask_batch, n - at);
         prompt_results batch(h, b, true);
         r.range(float(at) / float(n), (float(at) + 0.5f * float(b)) / float(n));
-        p->run_transformer(hidden + int64_t(at) * h.input, b, f.maps.f2, nullptr, batch, 0, at == 0, r);
+        p->run_transformer(hidden + int64_t(at) * h.input, f.maps.f2, nullptr, batch, at == 0, r);
         batch.select(h.n_masks);
         if (r.traced()) {
             embeddings.insert(embeddings.end(), batch.embedding.begin(), batch.embedding.end());
@@ -601,7 +437,7 @@ void sam2::prompt(sam2_track & t, int32_t slice, const sam2_features & f, ub_mas
     {
         turn mine(p->masks_turn);
         r.range(0, 0.5f);
-        p->run_transformer(t.hidden.data(), 1, f.maps.f2, nullptr, results, 0, true, r);
+        p->run_transformer(t.hidden.data(), f.maps.f2, nullptr, results, true, r);
     }
     impl::trace(r, "seg_embedding", results.embedding, {1, p->h.width});
     impl::trace(r, "sparse_tokens", results.sparse, {1, 3, p->h.width});
@@ -619,7 +455,8 @@ void sam2::step(sam2_track & t, int32_t slice, const sam2_features & f, ub_masks
     const memory_bank::view view = t.bank.look(slice);
     const int64_t N = p->tokens(), M = h.memory_width, n_memories = int64_t(view.memories.size()), n_pointers = int64_t(view.pointers.size());
     const int64_t K = N * n_memories + n_pointers * h.pointer_tokens();
-    UB_REQUIRE(n_memories <= most_memories(h), "slice %d would look at %lld slices, at most %d can be held", slice, (long long) n_memories, most_memories(h));
+    UB_REQUIRE(n_memories <= most_memories(h), "slice %d would look at %lld slices, at most %d can be held", slice, (long long) n_memories,
+               most_memories(h));
 
     // Memories, then pointers, which have no position; keys are memories with positions in the slice and in time.
     std::vector<float> memory(size_t(K * M)), keys, positions;
@@ -652,7 +489,8 @@ void sam2::step(sam2_track & t, int32_t slice, const sam2_features & f, ub_masks
         turn mine(p->memory_turn);
         r.range(0, 0.4f);
         p->run(p->memory_stage, UB_STAGE_MEMORY, [&](graph & g) {
-            p->remember(g, f.maps, int(n_memories), int(n_pointers), memory.data(), keys.data(), x_turns.data(), k_turns.data(), prefix + ".memory_attention_out", image.data());
+            p->remember(g, f.maps, int(n_memories), int(n_pointers), memory.data(), keys.data(), x_turns.data(), k_turns.data(),
+                        prefix + ".memory_attention_out", image.data());
         }, r);
         p->memory_stage.release();
     }
@@ -663,7 +501,7 @@ void sam2::step(sam2_track & t, int32_t slice, const sam2_features & f, ub_masks
     {
         turn mine(p->masks_turn);
         r.range(0.4f, 0.5f);
-        p->run_transformer(nullptr, 1, nullptr, image.data(), results, 0, false, r);
+        p->run_transformer(nullptr, nullptr, image.data(), results, false, r);
     }
     ub_masks without = out;
     without.embedding = nullptr;

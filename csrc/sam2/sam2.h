@@ -1,10 +1,11 @@
 // sam2.h: SAM 2 and the projection of [SEG], what api.cpp calls.
 //
-// trunk.cpp (Hiera), neck.cpp, prompt.cpp, decoder.cpp, memory.cpp hold graphs and know nothing
-// of files, callers or volumes; track.cpp holds the rules of the memory bank; sam2.cpp loads, measures and runs.
+// hparams.cpp reads sizes; trunk.cpp (Hiera), neck.cpp, prompt.cpp, decoder.cpp and memory.cpp hold the reference's modules and
+// know nothing of callers or volumes (parts.h); encoder.cpp joins trunk and neck; track.cpp has the rules of the memory bank;
+// sam2.cpp loads, measures and runs.
 //
 // Objects: sam2 is the loaded part, shared. sam2_features are one image's features, immutable. sam2_track is one [SEG]
-// in one volume. Calls that compute run one at a time under the runner's turnstile; the caller passes a reporter.
+// in one volume. All may be used from several threads: calls of one stage queue in arrival order.
 
 #pragma once
 
