@@ -1,7 +1,7 @@
-"""Trains unibiomed-nano: python -m reference.train --data FOLDER --work FOLDER --stage sam|language|joint.
+"""Trains unibiomed-nano: python -m reference.train --data FOLDER --work FOLDER --stage sam|language|export.
 
 Stages: `sam` learns masks from a table with one embedding a target phrase; `language` learns the answers and to reproduce
-the table at [SEG]; `joint` tunes text and masks together. A stage resumes from its own state in the work folder.
+the table at [SEG]; `export` writes a checkpoint folder of both. A stage resumes from its own state in the work folder.
 """
 
 import argparse

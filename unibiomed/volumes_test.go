@@ -192,7 +192,7 @@ func (flat) ReadSlice(_ int, dst []float32) error {
 func TestTrackVolume(t *testing.T) {
 	p := openTiny(t, "f32", Options{})
 	v := abdomen(t)
-	o := VolumeOptions{Every: 4, Track: true}
+	o := VolumeOptions{Every: 5, Track: true}
 	res, err := p.SegmentVolume(context.Background(), v, organs[:1], o)
 	require.NoError(t, err)
 	in := Input{}

@@ -184,6 +184,9 @@ func (c *segmentCmd) studies(ctx context.Context, s *streams, found []input) err
 }
 
 func (c *segmentCmd) volume(ctx context.Context, s *streams, p *unibiomed.Pipeline, in input, format string, item study.Item, bar *progress, alone bool) error {
+	if item.Modality == "SEG" {
+		return &volume.UnsupportedError{Format: "study", File: in.path, Feature: "a segmentation in the place of an image"}
+	}
 	name := itemName(in.name, item)
 	write := c.Format
 	if len(write) == 0 {
