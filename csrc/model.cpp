@@ -184,12 +184,16 @@ double peak_rate(const device & dev, const weight_type & type, int n, float seco
     for (auto & b : backends) raw.push_back(b.get());
 
     ggml_init_params params = {4 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true};
-    ggml_context_ptr weights_ctx(ggml_init(params)), ctx(ggml_init(params));
-    if (!weights_ctx || !ctx) throw std::bad_alloc();
-    ggml_tensor * w = ggml_new_tensor_2d(weights_ctx.get(), type.type, n, n), * x = ggml_new_tensor_2d(weights_ctx.get(), GGML_TYPE_F32, n, n);
-    ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(weights_ctx.get(), raw.front()));
-    if (!buffer) fail(UB_E_NOMEM, "%llu bytes can't be allocated on device %s", (unsigned long long) need, dev.name().c_str());
-    ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    ggml_context_ptr weight_ctx(ggml_init(params)), rows_ctx(ggml_init(params)), ctx(ggml_init(params));
+    if (!weight_ctx || !rows_ctx || !ctx) throw std::bad_alloc();
+    ggml_tensor * w = ggml_new_tensor_2d(weight_ctx.get(), type.type, n, n), * x = ggml_new_tensor_2d(rows_ctx.get(), GGML_TYPE_F32, n, n);
+    // q8_0 lies as in a model: packed, where products of int8 are on
+    ggml_backend_buffer_type_t plain = ggml_backend_get_default_buffer_type(raw.front());
+    const bool packs = dev.is_cpu() && accel::int8_buffer_type() != nullptr && accel::can_pack(w);
+    ggml_backend_buffer_ptr weight(ggml_backend_alloc_ctx_tensors_from_buft(weight_ctx.get(), packs ? accel::int8_buffer_type() : plain));
+    ggml_backend_buffer_ptr rows(ggml_backend_alloc_ctx_tensors_from_buft(rows_ctx.get(), plain));
+    if (!weight || !rows) fail(UB_E_NOMEM, "%llu bytes can't be allocated on device %s", (unsigned long long) need, dev.name().c_str());
+    ggml_backend_buffer_set_usage(weight.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     ggml_backend_tensor_set(w, stored.data(), 0, stored.size());
     ggml_backend_tensor_set(x, values.data(), 0, values.size() * sizeof(float));
 
