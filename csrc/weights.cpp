@@ -154,6 +154,7 @@ void weights::load(const device & dev, reporter & r) {
             }
             work();
             for (auto & th : pool) th.join();
+            ::madvise(map_->base, map_->size, MADV_DONTNEED);  // what faults mapped around the packed tensors, too; the rest comes back on use
         }
         r.step(1);
         return;

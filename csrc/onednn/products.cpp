@@ -30,7 +30,7 @@ void f32_mul_mat(const ggml_compute_params * p, ggml_tensor * op) {
     const int64_t M = flat ? ggml_nrows(x) : x->ne[1], planes = flat ? 1 : x->ne[2] * x->ne[3];
 
     // A piece is a block of output channels by a block of rows. Weights are widened once a piece, into a megabyte at most.
-    int64_t n_step = std::clamp<int64_t>((int64_t(1) << 18) / K / 16 * 16, 64, 512), m_step = 512;
+    int64_t n_step = w->type == GGML_TYPE_F32 ? 512 : std::clamp<int64_t>((int64_t(1) << 18) / K / 16 * 16, 64, 512), m_step = 512;
     while (m_step > 64 && planes * ((N + n_step - 1) / n_step) * ((M + m_step - 1) / m_step) < 4 * p->nth) m_step /= 2;
     const int64_t n_blocks = (N + n_step - 1) / n_step, m_blocks = (M + m_step - 1) / m_step;
 
