@@ -10,7 +10,8 @@ package bindings
 #include <stdlib.h>
 #include "unibiomed.h"
 #if __has_include("native_stamp.h")
-#include "native_stamp.h" // written by the build with the archive's checksum, so that Go links again when it changes
+#include "native_stamp.h" // written by the build: the archive's checksum, kept in an object so that Go links again when it changes
+__attribute__((used)) static const char ub_native_stamp[] = UB_NATIVE_STAMP;
 #endif
 
 extern bool ubGoProgress(float done, void * user);

@@ -16,9 +16,9 @@ endforeach()
 # What a static link needs besides libstdc++ and libm: build.sh hands it to cgo.
 file(WRITE ${lib}/ldflags "${LDFLAGS}")
 
-# Go does not see that an archive named in LDFLAGS changed. It does see a header of the package change.
+# Go does not see that an archive named in LDFLAGS changed. It links again when what it compiled changed, so the sum goes into an object.
 file(SHA256 ${ARCHIVE} sum)
-set(stamp "// libunibiomed.a: ${sum}\n")
+set(stamp "#define UB_NATIVE_STAMP \"${sum}\"\n")
 set(file ${ROOT}/bindings/native_stamp.h)
 set(old "")
 if (EXISTS ${file})

@@ -370,7 +370,7 @@ language::language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const dev
     p.vocab_only      = vocab_only;
     p.progress_callback = [](float done, void * user) { return static_cast<reporter *>(user)->at(done); };
     p.progress_callback_user_data = &r;
-    accel::from_mapping dropped;
+    accel::from_mapping dropped(dev->n_threads());
     model.reset(llama_model_load_from_file(file->path().c_str(), p));
     r.check();
     if (!model) fail(UB_E_FORMAT, "%s: llama.cpp can't load it: %s", file->path().c_str(), take_complaints().c_str());

@@ -5,6 +5,7 @@
 #include "quantize.h"
 
 #include <algorithm>
+#include <future>
 #include <numeric>
 
 namespace ub {
@@ -123,24 +124,17 @@ model::model(const ub_model_files & paths, const ub_model_params & p, reporter &
              (unsigned long long) m.compute_masks, (unsigned long long) m.features);
     }
 
-    const double all = double(std::max<uint64_t>(1, m.weights_language + m.weights_vision + m.weights_grounding));
-    double done = 0;
-    auto next = [&](uint64_t bytes) {
-        r.range(float(done / all), float((done + double(bytes)) / all));
-        done += double(bytes);
-    };
-    if (files.language) {
-        next(m.weights_language);
-        lm = std::make_unique<language>(files.language, dev, p.n_ctx, vocab_only, totals, r);
+    // The language model takes longest to open; the image parts are opened beside it, and only the caller's thread reports.
+    std::future<void> images;
+    if (!vocab_only) {
+        images = std::async(std::launch::async | std::launch::deferred, [&] {
+            reporter silent;
+            if (files.vision) tower = std::make_unique<vision>(files.vision, dev, int(p.tile_batch), silent);
+            if (files.grounding) grounding = sam2::load(files.grounding, dev, int(p.mask_batch), totals, silent);
+        });
     }
-    if (files.vision && !vocab_only) {
-        next(m.weights_vision);
-        tower = std::make_unique<vision>(files.vision, dev, int(p.tile_batch), r);
-    }
-    if (files.grounding && !vocab_only) {
-        next(m.weights_grounding);
-        grounding = sam2::load(files.grounding, dev, int(p.mask_batch), totals, r);
-    }
+    if (files.language) lm = std::make_unique<language>(files.language, dev, p.n_ctx, vocab_only, totals, r);
+    if (images.valid()) images.get();
     r.range(0, 1);
     r.step(1);
 }

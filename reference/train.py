@@ -78,10 +78,12 @@ class Masks(nn.Module):
         super().__init__()
         self.sam = Sam2(config)
         self.table = nn.Embedding(phrases, config.d_model)
+        self.compiled = None
 
     def forward(self, x, owner, e):
         """Images [B, 3, S, S], the image of each target [n] and e [n, D]; see MaskDecoder.forward."""
-        f0, f1, p2 = self.sam.encode(x)
+        encode = self.compiled if self.training and self.compiled else self.sam.encode
+        f0, f1, p2 = encode(x)
         return self.sam.decode(f0[owner], f1[owner], self.sam.with_no_memory(p2)[owner], e)
 
 
@@ -268,6 +270,8 @@ def train_sam(args):
     start_from(args, "sam", model)
     # The language stage learns to reproduce the table, so the table stands still from then on, and its reader learns to bear errors.
     model.table.weight.requires_grad_(not args.freeze_table)
+    if args.compile:
+        model.compiled = torch.compile(model.sam.encode)
     weights, numbers = data.weights(), data.splits["train"]
 
     def loss(rng):
@@ -494,6 +498,7 @@ def main():
     parser.add_argument("--size", type=int, default=256, help="SAM 2 image size, 256, 384 or 512; weights fit every size")
     parser.add_argument("--steps", type=int, default=20000, help="last step of the stage; the learning rate falls over its final 30 %%")
     parser.add_argument("--freeze-table", action="store_true", help="sam: keep the target embeddings and blur them with noise")
+    parser.add_argument("--compile", action="store_true", help="sam: compile the image encoder, a minute at the start for a fifth of each step")
     parser.add_argument("--questions", type=int, default=4, help="language: questions an image and step")
     parser.add_argument("--out", help="export: checkpoint folder to write")
     parser.add_argument("--init", help="exported checkpoint folder whose weights a stage without a state starts from")

@@ -41,7 +41,7 @@ bool int8_on() {
     return on;
 }
 
-thread_local bool mapped = false;
+thread_local int mapped = 0;
 
 ggml_backend_buffer_type_t buffer_type();
 
@@ -118,11 +118,16 @@ size_t       buffer_size_of(ggml_backend_buffer_type_t, const ggml_tensor * t) {
 void buffer_set(ggml_backend_buffer_t, ggml_tensor * t, const void * data, size_t offset, size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(t));
     onednn::one_thread held;
-    int8_pack(t, data);
-    if (mapped) {
+    int8_pack(t, data, std::max(1, mapped));
+    if (mapped > 0) {
         const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), from = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
         const uintptr_t to = (reinterpret_cast<uintptr_t>(data) + size) / page * page;
-        if (from < to) madvise(reinterpret_cast<void *>(from), to - from, MADV_DONTNEED);
+        if (from < to) {
+            void * file = reinterpret_cast<void *>(from);
+            madvise(file, to - from, MADV_DONTNEED);
+            // else a norm between two matrices brings the 2 MiB around it back into memory
+            madvise(file, to - from, MADV_NOHUGEPAGE);
+        }
     }
 }
 
@@ -178,8 +183,8 @@ bool can_pack(const ggml_tensor * w) {
            std::strncmp(w->name, "output", 6) != 0 && std::strncmp(w->name, "token_embd", 10) != 0;
 }
 
-from_mapping::from_mapping() { mapped = true; }
-from_mapping::~from_mapping() { mapped = false; }
+from_mapping::from_mapping(int n_threads) { mapped = std::max(1, n_threads); }
+from_mapping::~from_mapping() { mapped = 0; }
 
 bool fuse(ggml_tensor * product, const epilogue & e) {
     if (!enabled() || !ours(product)) return false;

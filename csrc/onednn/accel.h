@@ -28,7 +28,7 @@ bool is_int8(const ggml_tensor * weight);
 
 // While it lives, data that this thread copies to the int8 buffer comes from a mapped file, whose pages are let go after use.
 struct from_mapping {
-    from_mapping();
+    explicit from_mapping(int n_threads = 1);  // threads that pack each tensor
     ~from_mapping();
 };
 

@@ -8,8 +8,15 @@
 #include "onednn/library.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
 #include <limits>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 namespace ub::accel {
@@ -62,36 +69,75 @@ packed packed_form(int64_t K, int64_t N, void * data) {
     return p;
 }
 
+// One channel in q8_0, a scale for every 32 values, to s8 with one scale: values to `to`, and 128 times their sum. `scales` is for work.
+void requantize(const char * q8_0, std::vector<float> & scales, int8_t * to, float & scale, int32_t & offset) {
+    constexpr int64_t n = 32;
+    const size_t step = ggml_type_size(GGML_TYPE_Q8_0);
+    float amax = 0, broken = 0;  // NaN for a scale of NaN or infinity
+    for (size_t b = 0; b < scales.size(); ++b) {
+        ggml_fp16_t d;
+        std::memcpy(&d, q8_0 + b * step, sizeof(d));
+        const int8_t * q = reinterpret_cast<const int8_t *>(q8_0 + b * step + sizeof(d));
+        int most = 0;
+        for (int64_t k = 0; k < n; ++k) most = std::max(most, std::abs(int(q[k])));
+        scales[b] = ggml_fp16_to_fp32(d);
+        amax      = std::max(amax, float(most) * std::abs(scales[b]));
+        broken += 0 * scales[b];
+    }
+    const float inverse = amax > 0 ? 127 / amax : 0;
+    int32_t total = 0;
+    for (size_t b = 0; b < scales.size(); ++b) {
+        const int8_t * q = reinterpret_cast<const int8_t *>(q8_0 + b * step + sizeof(ggml_fp16_t));
+        const float factor = scales[b] * inverse;
+        for (int64_t k = 0; k < n; ++k) {
+            const int32_t v = int32_t(float(q[k]) * factor + 12582912.0f - 12582912.0f);
+            to[int64_t(b) * n + k] = int8_t(v);
+            total += v;
+        }
+    }
+    scale  = amax / 127 + broken;
+    offset = 128 * total;
+}
+
 } // namespace
 
 size_t int8_size(int64_t k, int64_t n) { return size_t(packed_form(k, n, nullptr).total()); }
 
-void int8_pack(const ggml_tensor * w, const void * q8_0) {
+void int8_pack(const ggml_tensor * w, const void * q8_0, int n_threads) {
     const packed out = packed_form(w->ne[0], w->ne[1], w->data);
     const int64_t K = out.K;
     const size_t row = ggml_row_size(w->type, K);
-    const auto to_float = ggml_get_type_traits(w->type)->to_float;
-    std::vector<float>  wide(static_cast<size_t>(K));
-    std::vector<int8_t> rows(size_t(out.size * out.depth));
-    for (int64_t b = 0; b < out.blocks(); ++b) {
-        for (int64_t i = 0; i < out.channels(b); ++i) {
-            const int64_t channel = b * out.size + i;
-            to_float(static_cast<const char *>(q8_0) + size_t(channel) * row, wide.data(), K);
-            floats most = {};
-            each(K, [&](int64_t k, int n) { most = larger(magnitude(load_n(&wide[size_t(k)], n)), most); });
-            const float amax = largest(most), scale = amax / 127, inverse = scale > 0 ? 127 / amax : 0;
-            int8_t * to = rows.data() + i * out.depth;
-            int32_t total = 0;
-            for (int64_t k = 0; k < K; ++k) {
-                const int32_t v = int32_t(wide[size_t(k)] * inverse + 12582912.0f - 12582912.0f);
-                to[k] = int8_t(v);
-                total += v;
+    std::atomic<int64_t> next{0};
+    std::exception_ptr failed;
+    std::mutex failing;
+    auto rows_of_blocks = [&] {
+        onednn::one_thread  held;
+        std::vector<float>  scales(size_t(K / ggml_blck_size(w->type)));
+        std::vector<int8_t> rows(size_t(out.size * out.depth));
+        for (int64_t b; (b = next++) < out.blocks();) {
+            for (int64_t i = 0; i < out.channels(b); ++i) {
+                const int64_t channel = b * out.size + i;
+                requantize(static_cast<const char *>(q8_0) + size_t(channel) * row, scales, rows.data() + i * out.depth, out.scales()[channel],
+                           out.offsets()[channel]);
             }
-            out.scales()[channel]  = scale;
-            out.offsets()[channel] = 128 * total;
+            pack(numbers::u8s8, int32_t(out.depth), int32_t(out.channels(b)), rows.data(), out.block(b));
         }
-        pack(numbers::u8s8, int32_t(out.depth), int32_t(out.channels(b)), rows.data(), out.block(b));
+    };
+    auto work = [&] {
+        try {
+            rows_of_blocks();
+        } catch (...) {
+            std::lock_guard<std::mutex> lock(failing);
+            failed = std::current_exception();
+        }
+    };
+    std::vector<std::thread> pool;
+    for (int i = 1; i < n_threads; ++i) {
+        try { pool.emplace_back(work); } catch (const std::system_error &) { break; }  // fewer threads do it as well
     }
+    work();
+    for (auto & th : pool) th.join();
+    if (failed) std::rethrow_exception(failed);
 }
 
 namespace {

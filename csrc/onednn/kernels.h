@@ -27,7 +27,7 @@ class pieces {
 
 // int8.cpp
 size_t int8_size(int64_t k, int64_t n);                      // bytes of packed weights
-void   int8_pack(const ggml_tensor * w, const void * q8_0);  // to w->data, from the file's blocks
+void   int8_pack(const ggml_tensor * w, const void * q8_0, int n_threads);  // to w->data, from the file's blocks; blocks are shared out to the threads
 size_t int8_work(const ggml_tensor * op, int n_threads);
 void   int8_mul_mat(const ggml_compute_params * p, ggml_tensor * op);
 
