@@ -124,13 +124,14 @@ class Dataset:
                 return phrase
 
     def weights(self):
-        """Sampling weight of every training row: small sources are seen more often, large ones less."""
+        """Sampling weight of every training row: images of rare phrases, or of small sources without masks, are seen more often."""
         numbers = self.splits["train"]
-        source = lambda i: (self.rows[i].info["source"], self.rows[i].info["modality"])
         count = {}
-        for i in numbers:
-            count[source(i)] = count.get(source(i), 0) + 1
-        w = np.array([count[source(i)] ** -0.35 for i in numbers])
+        keys = [self.rows[i].phrases or [(self.rows[i].info["source"], self.rows[i].info["modality"])] for i in numbers]
+        for some in keys:
+            for key in some:
+                count[key] = count.get(key, 0) + 1
+        w = np.array([np.mean([count[key] ** -0.4 for key in some]) * (1 if self.rows[i].phrases else 0.5) for i, some in zip(numbers, keys)])
         return w / w.sum()
 
     def targets(self, row, rng, most=3):

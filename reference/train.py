@@ -107,6 +107,11 @@ def mask_loss(masks, iou, score, truth):
     # An absent target has no shape to learn: without the smaller weight, empty masks win over small targets for a long time.
     present = truth.amax((1, 2)) > 0.5
     each = 4 * bce + dice * torch.where(present, 1.0, 0.2)[:, None]
+    # Over all pixels a small target weighs nothing, and an empty mask is a trap that the Dice term hardly leaves: the mean over the
+    # target's own pixels gets it out.
+    area = t.mean((2, 3))
+    inside = (F.softplus(-logits) * t).mean((2, 3)) / area.clamp_min(1e-6)
+    each = each + 0.5 * inside * present[:, None] * (1 - area / 0.1).clamp_min(0)
     mask = each.min(1).values.mean() + 0.1 * each.mean()
     with torch.no_grad():
         on, want = logits > 0, t > 0.5
