@@ -71,6 +71,13 @@ def initialise(model, std=0.02):
             nn.init.trunc_normal_(p, std=std)
 
 
+def half_precision():
+    """Products in bf16 on a GPU, and on processors that multiply bf16; elsewhere they are emulated, a hundred times slower than f32."""
+    device = torch.get_default_device().type
+    enabled = device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=enabled)
+
+
 class Masks(nn.Module):
     """SAM 2 with the table of target embeddings."""
 
@@ -91,7 +98,7 @@ def normalise(x):
     """The SAM 2 normalisation of preprocess.sam_table for f32 levels 0..255, [B, 3, S, S]."""
     bf16 = torch.bfloat16
     mean, std = (torch.tensor(v).to(bf16).reshape(3, 1, 1) for v in (MEAN, STD))
-    return (x.to(bf16) / 255 - mean) / std
+    return ((x.to(bf16) / 255 - mean) / std).float()
 
 
 def mask_loss(masks, iou, score, truth):
@@ -247,7 +254,7 @@ def dice_by_family(model, data, size, numbers, batch=8):
         jobs = [(b, i, t, p) for b, i in enumerate(some) for t, p in enumerate(data.rows[i].phrases) if p in data.phrase_id]
         jobs += [(b, i, None, data.foreign(data.rows[i], rng)) for b, i in enumerate(some)]
         owner = torch.tensor([j[0] for j in jobs])
-        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+        with half_precision():
             masks, iou, _, _ = model(normalise(x), owner, model.table.weight[[data.phrase_id[j[3]] for j in jobs]])
         chosen, _ = model.sam.select(masks, iou)
         for (b, i, t, phrase), logits in zip(jobs, chosen):
@@ -285,7 +292,7 @@ def train_sam(args):
         e = model.table(phrase)
         if args.freeze_table:
             e = e + torch.randn_like(e) * e.std() * 0.15 * torch.rand(len(e), 1)
-        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+        with half_precision():
             masks, iou, score, _ = model(normalise(x), owner, e)
         return mask_loss(masks, iou, score, truth)
 
@@ -386,7 +393,7 @@ def train_language(args):
 
     def run(x, samples):
         s = Packed(words, samples, per_tile)
-        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+        with half_precision():
             states, hints = model((x / 255 - mean) / std, s)
             logits = model.language_model.lm_head(states[s.row, s.column - 1])
             e = model.text_hidden_fcs(states[s.seg]) if s.seg else None
