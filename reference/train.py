@@ -40,6 +40,7 @@ VISION = VisionConfig(
     image_size=224, patch_size=14, hidden_size=192, intermediate_size=768, num_hidden_layers=8, num_attention_heads=3
 )
 TRAINING = "training.safetensors"  # beside an exported checkpoint: what only the training needs
+CURVE = "curve.jsonl"  # in the work folder: a line an evaluation on the validation split, the learning curve
 VOCABULARY = 1500  # at most; the texts need fewer
 
 
@@ -238,7 +239,11 @@ class Trainer:
         self.average.swap()
         self.model.eval()
         with torch.no_grad():
-            print(f"{time.strftime('%H:%M:%S')} val at step {self.step}: {self.evaluate()}", flush=True)
+            scores = {k: round(v, 3) for k, v in self.evaluate().items()}
+        print(f"{time.strftime('%H:%M:%S')} val at step {self.step}: {' '.join(f'{k} {v}' for k, v in scores.items())}", flush=True)
+        curve = {"stage": self.name, "step": self.step, "batch": self.args.batch * self.args.workers, "size": self.args.size} | scores
+        with open(Path(self.args.work) / CURVE, "a") as file:
+            file.write(json.dumps(curve) + "\n")
         self.average.swap()
 
 
@@ -270,8 +275,9 @@ def dice_by_family(model, data, size, numbers, batch=8):
 
 
 def summary(scores, empty):
+    """Mean Dice over modalities, the share of empty masks, and the mean Dice of each modality."""
     means = {f: float(np.mean([d for _, d in v])) for f, v in sorted(scores.items())}
-    return f"Dice {np.mean(list(means.values())):.3f} empty {empty:.2f} " + " ".join(f"{f} {d:.2f}" for f, d in means.items())
+    return {"dice": float(np.mean(list(means.values()))), "empty": empty} | means
 
 
 def train_sam(args):
@@ -438,7 +444,7 @@ def train_language(args):
                         ok = int((table - e[k].float()).pow(2).sum(1).argmin()) == data.phrase_id[names[0]]
                     right[task] = right.get(task, 0) + ok
                     total[task] = total.get(task, 0) + 1
-        return " ".join(f"{t} {right[t] / total[t]:.3f} ({total[t]})" for t in sorted(total))
+        return {task: right[task] / total[task] for task in sorted(total)}
 
     Trainer(args, "language", model, loss, evaluate).run()
 
