@@ -171,11 +171,7 @@ func (c *doctorCmd) examineThreads(e *examination) {
 
 func (c *doctorCmd) examineModel(e *examination) {
 	dir, err := c.dir()
-	var usage *usageError
-	if errors.As(err, &usage) {
-		e.add("model", statusWarning, "%v", err)
-		return
-	} else if err != nil {
+	if err != nil {
 		e.failed("model", err)
 		return
 	}

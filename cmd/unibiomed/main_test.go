@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
 
+	"github.com/unibiomed/go-unibiomed/models"
 	"github.com/unibiomed/go-unibiomed/unibiomed/evaluation"
 )
 
@@ -93,10 +94,12 @@ func TestModelScripts(t *testing.T) {
 }
 
 func scripts(t *testing.T, dir string) {
+	cache := t.TempDir() // the scripts have no home folder
 	testscript.Run(t, testscript.Params{
 		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("UNIBIOMED_MODEL", "")
+			e.Setenv(models.CacheVariable, cache)
 			if shared := sharedDir(); shared != "" && tinyParent != "" {
 				e.Setenv("SHARED", shared)
 				e.Setenv("TINY", filepath.Join(tinyParent, "tiny"))

@@ -4,12 +4,13 @@ import (
 	"context"
 	"os"
 
+	"github.com/unibiomed/go-unibiomed/models"
 	"github.com/unibiomed/go-unibiomed/unibiomed"
 )
 
 // modelFlags say which model answers, and where. Every verb that computes has them.
 type modelFlags struct {
-	Model       string `short:"m" env:"UNIBIOMED_MODEL" placeholder:"DIR" help:"Model folder. Default: the model that came with the command."`
+	Model       string `short:"m" env:"UNIBIOMED_MODEL" placeholder:"DIR" help:"Model folder. Default: unibiomed-nano, which is part of the command."`
 	Device      string `default:"auto" placeholder:"NAME" help:"auto, cpu, or a device that doctor lists, such as cuda0."`
 	Threads     int    `placeholder:"N" help:"CPU threads. Default: the number of physical cores."`
 	Context     int    `placeholder:"N" help:"Positions of a conversation. Default: 8192, or what the model was trained for."`
@@ -34,10 +35,10 @@ func (f modelFlags) options() unibiomed.Options {
 	return o
 }
 
-// dir is the model folder that the flags name.
+// dir is the model folder that the flags name, or that of the embedded model.
 func (f modelFlags) dir() (string, error) {
 	if f.Model == "" {
-		return defaultModel()
+		return models.Nano()
 	}
 	if _, err := os.Stat(f.Model); err != nil {
 		return "", err
@@ -54,9 +55,4 @@ func (f modelFlags) open(ctx context.Context) (*unibiomed.Pipeline, error) {
 		return nil, err
 	}
 	return unibiomed.Open(ctx, dir, f.options())
-}
-
-// defaultModel is replaced when a model is embedded in the command.
-func defaultModel() (string, error) {
-	return "", usagef("no model: give --model DIR, or set UNIBIOMED_MODEL")
 }

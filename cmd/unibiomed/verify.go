@@ -13,7 +13,7 @@ import (
 type verifyCmd struct {
 	JSON  bool   `help:"Print the findings as JSON."`
 	Quiet bool   `short:"q" help:"No progress."`
-	Model string `arg:"" optional:"" name:"MODEL" env:"UNIBIOMED_MODEL" help:"The model folder. Default: the model that came with the command."`
+	Model string `arg:"" optional:"" name:"MODEL" env:"UNIBIOMED_MODEL" help:"The model folder. Default: unibiomed-nano, which is part of the command."`
 }
 
 func (verifyCmd) Help() string {
