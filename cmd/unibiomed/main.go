@@ -39,6 +39,7 @@ type cli struct {
 	Doctor    doctorCmd    `cmd:"" help:"Say what this machine can do, and why not."`
 	Bench     benchCmd     `cmd:"" help:"Measure time, memory and rate of each stage."`
 	Eval      evalCmd      `cmd:"" help:"Score a model on a set of images with masks."`
+	Demo      demoCmd      `cmd:"" help:"Ask all tasks of example images, and write a page of the answers."`
 	Version   versionCmd   `cmd:"" help:"Print the versions of the command and the native library."`
 }
 

@@ -21,7 +21,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/unibiomed/go-unibiomed/models"
+	"github.com/unibiomed/go-unibiomed/models/examples"
 	"github.com/unibiomed/go-unibiomed/unibiomed/evaluation"
+	"github.com/unibiomed/go-unibiomed/unibiomed/imaging"
 )
 
 // The scripts run the command as a process: this test program itself.
@@ -107,11 +109,12 @@ func scripts(t *testing.T, dir string) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":  checkExit,
-			"result": checkResults,
-			"field":  checkField,
-			"png":    claimPNG,
-			"damage": damage,
+			"exits":   checkExit,
+			"result":  checkResults,
+			"field":   checkField,
+			"png":     claimPNG,
+			"damage":  damage,
+			"picture": writePicture,
 		},
 	})
 }
@@ -203,6 +206,39 @@ func claimPNG(ts *testscript.TestScript, neg bool, args []string) {
 		data = binary.BigEndian.AppendUint32(data, crc32.ChecksumIEEE(chunk))
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o644))
+}
+
+// picture NAME FILE: the example image NAME as a PNG, or "checkers", which is no medical image, or "black".
+func writePicture(ts *testscript.TestScript, neg bool, args []string) {
+	var img *imaging.RGB
+	if args[0] == "checkers" || args[0] == "black" {
+		img = imaging.NewRGB(300, 200)
+	}
+	if args[0] == "checkers" {
+		for i := range img.Width * img.Height {
+			x, y := i%img.Width, i/img.Width
+			if (x/25+y/25)%2 == 0 {
+				copy(img.Pix[3*i:], []byte{20, 90, 220})
+			} else {
+				copy(img.Pix[3*i:], []byte{250, 220, uint8(y)})
+			}
+		}
+	}
+	all, err := examples.All()
+	ts.Check(err)
+	for _, e := range all {
+		if e.Name == args[0] {
+			img, _, err = e.Open()
+			ts.Check(err)
+		}
+	}
+	if img == nil {
+		ts.Fatalf("no picture %s", args[0])
+	}
+	f, err := os.Create(ts.MkAbs(args[1]))
+	ts.Check(err)
+	ts.Check(img.EncodePNG(f))
+	ts.Check(f.Close())
 }
 
 // damage FILE OFFSET: one byte is changed; a negative offset counts from the end.

@@ -209,6 +209,9 @@ func family(modality string) string {
 	return modality
 }
 
+// Family is the modality without its sequence: MRI of MRI-FLAIR.
+func (s Sample) Family() string { return family(s.Modality) }
+
 // namesModality asks that an answer names the modality as a word, and no other one of the data set.
 func namesModality(answer, want string, all map[string]bool) bool {
 	words := " " + strings.Join(strings.FieldsFunc(strings.ToLower(answer), func(r rune) bool {
