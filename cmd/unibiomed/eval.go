@@ -19,11 +19,12 @@ import (
 
 type evalCmd struct {
 	modelFlags
-	Task        string `default:"segment" enum:"segment,recognize,region,modality" help:"segment, recognize, region or modality."`
+	Task        string `default:"segment" enum:"segment,recognize,region,modality,presence" help:"segment, recognize, region, modality or presence."`
 	Format      string `default:"auto" enum:"auto,biomedparse,index,pairs" help:"biomedparse, index, pairs, or auto: as the folder looks."`
 	Split       string `default:"test" help:"Split to take; of an index also all."`
 	Template    string `default:"{target}" placeholder:"\"{target} in chest X-Ray\"" help:"Phrase of a target whose name comes from a mask's file name."`
-	Absent      bool   `help:"Segment also asks for what an image does not show, where the data set says so."`
+	Absent      bool   `help:"Segment and presence also ask for what an image does not show: where the data set says so, and one target of another modality."`
+	Baselines   bool   `help:"Score two simple methods beside the model, fitted to the index's split train: the mean mask of a phrase, and Otsu's threshold."`
 	Commercial  bool   `help:"Leave out what an index marks noncommercial."`
 	Limit       int    `placeholder:"N" help:"The first images only."`
 	Out         string `short:"o" placeholder:"DIR" help:"Folder for items.ndjson, a line an image as soon as it is scored, and summary.json."`
@@ -55,6 +56,8 @@ func (c *evalCmd) Run(ctx context.Context, s *streams) error {
 		return usagef("--bootstrap: %d, want at least 1", c.Bootstrap)
 	case c.Out == "" && (c.Resume || c.Predictions):
 		return usagef("--resume and --predictions need --out")
+	case c.Baselines && c.Task != string(evaluation.Segment):
+		return usagef("--baselines goes with --task segment, not %s", c.Task)
 	case c.Score != "" && (c.Resume || c.Predictions):
 		return usagef("--score takes answers from a file: leave out --resume and --predictions")
 	}
@@ -97,6 +100,11 @@ func (c *evalCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
+	if c.Baselines {
+		if err := c.baselines(ctx, s, data, records); err != nil {
+			return err
+		}
+	}
 	summary, err := evaluation.Summarize(header, records, evaluation.SummaryOptions{Rounds: c.Bootstrap, Seed: c.Seed})
 	if err != nil {
 		return err
@@ -120,6 +128,24 @@ func (c *evalCmd) Run(ctx context.Context, s *streams) error {
 		return fmt.Errorf("%d of %d images failed and are in no score", summary.Failed, summary.Failed+summary.Images)
 	}
 	return err
+}
+
+// baselines fits the simple methods to the training split, and measures them on the records.
+func (c *evalCmd) baselines(ctx context.Context, s *streams, data *evaluation.Dataset, records []evaluation.Record) error {
+	if data.Format != evaluation.Index {
+		return usagef("--baselines needs an index with a split train, this data set is of the format %s", data.Format)
+	}
+	train, err := evaluation.OpenDataset(c.Dataset, evaluation.DatasetOptions{Format: data.Format, Split: "train", Commercial: c.Commercial})
+	if err != nil {
+		return err
+	}
+	bar := newProgress(s.err, c.Quiet, len(train.Samples))
+	defer bar.finish()
+	b, err := evaluation.FitBaselines(ctx, train, func(i, n int, sample evaluation.Sample) { bar.next(i, "baselines: "+sample.ID) })
+	if err != nil {
+		return err
+	}
+	return b.Fill(ctx, data.Samples, records)
 }
 
 // records asks the model, or takes what was saved.
@@ -159,7 +185,7 @@ func (c *evalCmd) rescore(ctx context.Context, run evaluation.Run) (evaluation.H
 	samples := map[string]evaluation.Sample{}
 	for _, s := range run.Dataset.Samples {
 		if !run.Absent {
-			s.Absent = nil
+			s.Absent, s.Foreign = nil, ""
 		}
 		samples[s.ID] = s
 	}
@@ -204,7 +230,18 @@ func printSummaryOfScores(w io.Writer, s *evaluation.Summary) error {
 		fmt.Fprintf(t, "IoU, mean over masks\t%.4f\t%.4f\n", x.Official.IoU, x.Strict.IoU)
 		fmt.Fprintf(t, "Dice, mean over phrases\t%.4f\t%.4f\n", x.Official.ClassDice, x.Strict.ClassDice)
 		fmt.Fprintf(t, "IoU, mean over phrases\t%.4f\t%.4f\n", x.Official.ClassIoU, x.Strict.ClassIoU)
+		fmt.Fprintf(t, "Dice, mean over modalities\t%.4f\t%.4f\n", x.Official.ModalityDice, x.Strict.ModalityDice)
 		fmt.Fprintf(t, "masks\t%d, %d left out\t%d, %d without [SEG]\n", x.Official.Dice.Count, x.Official.Skipped, x.Strict.Dice.Count, x.NoSeg)
+	}
+	if x := s.Segmentation; x != nil {
+		if x.Follows.Pairs > 0 {
+			fmt.Fprintf(t, "pairs of targets in different places\t\t%d, %d with different masks\n", x.Follows.Pairs, x.Follows.Different)
+		}
+		for _, b := range []struct{ name, text string }{{evaluation.MeanMask, "mean mask of the training set"}, {evaluation.Otsu, "Otsu's threshold"}} {
+			if score, ok := x.Baselines[b.name]; ok {
+				fmt.Fprintf(t, "%s, Dice over masks, modalities\t\t%s, %.4f\n", b.text, scoreText(&score.Dice), score.ModalityDice)
+			}
+		}
 	}
 	if x := s.Recognition; x != nil {
 		fmt.Fprintln(t, "\tofficial\tstrict")
@@ -218,20 +255,43 @@ func printSummaryOfScores(w io.Writer, s *evaluation.Summary) error {
 	if s.Modality != nil {
 		fmt.Fprintf(t, "accuracy\t%s\n", scoreText(s.Modality))
 	}
+	if s.Presence != nil {
+		fmt.Fprintf(t, "accuracy\t%s\n", scoreText(s.Presence))
+	}
+	if x := s.Classes; x != nil {
+		fmt.Fprintf(t, "mean over %d classes\t%.4f\n", x.Count, x.Balanced)
+		fmt.Fprintf(t, "always %q\t%.4f\n", x.MajorityAnswer, x.Majority)
+	}
+	what := "nothing drawn"
+	if s.Header.Task == evaluation.Presence {
+		what = "answered no"
+	}
 	if s.Absent != nil {
-		fmt.Fprintf(t, "absent, nothing drawn\t%s, %d phrases\n", scoreText(s.Absent), s.Absent.Count)
+		fmt.Fprintf(t, "absent, %s\t%s, %d phrases\n", what, scoreText(s.Absent), s.Absent.Count)
+	}
+	if s.Foreign != nil {
+		fmt.Fprintf(t, "of another modality, %s\t%s, %d phrases\n", what, scoreText(s.Foreign), s.Foreign.Count)
 	}
 	rows := func(title string, rows []evaluation.Row) {
 		if len(rows) == 0 {
 			return
 		}
-		fmt.Fprintf(t, "\n%s\tofficial\tstrict\tcount\tabsent\n", title)
+		compared := slices.ContainsFunc(rows, func(r evaluation.Row) bool { return len(r.Baselines) > 0 })
+		fmt.Fprintf(t, "\n%s\tofficial\tstrict\tcount\tabsent", title)
+		if compared {
+			fmt.Fprint(t, "\tmean mask\tOtsu")
+		}
+		fmt.Fprintln(t)
 		for _, r := range rows {
 			count := 0
 			if r.Strict != nil {
 				count = r.Strict.Count
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", r.Name, scoreText(r.Official), scoreText(r.Strict), count, scoreText(r.Absent))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s", r.Name, scoreText(r.Official), scoreText(r.Strict), count, scoreText(r.Absent))
+			if compared {
+				fmt.Fprintf(t, "\t%s\t%s", scoreText(r.Baselines[evaluation.MeanMask]), scoreText(r.Baselines[evaluation.Otsu]))
+			}
+			fmt.Fprintln(t)
 		}
 	}
 	rows("modality", s.ByModality)

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,6 +47,7 @@ type Sample struct {
 	Modality string // "" when unknown
 	Targets  []Target
 	Absent   []string // phrases of things that the image does not show
+	Foreign  string   // a phrase of another modality, with a name that the image's own modality does not have; "" when unknown
 	Findings string   // what the image shows as a whole, "no findings", or "" when unknown
 }
 
@@ -273,6 +276,7 @@ func (d *Dataset) parseIndex(path string, data []byte, o DatasetOptions) error {
 	annotated := map[class][]string{} // phrases that a source marks
 	var empty []int                   // samples without a target
 	var sources []class
+	phrases := map[string]bool{}
 	seen := map[string]bool{}
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
@@ -309,6 +313,9 @@ func (d *Dataset) parseIndex(path string, data []byte, o DatasetOptions) error {
 				return &DatasetError{path, fmt.Sprintf("%s: targets[%d].phrase", field, i), "is empty"}
 			}
 			s.Targets = append(s.Targets, Target{Phrase: t.Phrase, Label: t.Phrase, Mask: mask})
+			if !o.Commercial || !l.NonCommercial {
+				phrases[t.Phrase] = true
+			}
 			if !slices.Contains(annotated[c], t.Phrase) {
 				annotated[c] = append(annotated[c], t.Phrase)
 			}
@@ -332,7 +339,33 @@ func (d *Dataset) parseIndex(path string, data []byte, o DatasetOptions) error {
 	for _, i := range empty {
 		d.Samples[i].Absent = annotated[sources[i]]
 	}
+	list := slices.Sorted(maps.Keys(phrases))
+	for i := range d.Samples {
+		d.Samples[i].Foreign = foreign(d.Samples[i], list)
+	}
 	return nil
+}
+
+// foreign draws a phrase that certainly is not in the image, always the same for the same image.
+func foreign(s Sample, phrases []string) string {
+	var own []string // names of the image's modality
+	for _, p := range phrases {
+		if name, modality, ok := splitPhrase(p); ok && family(modality) == s.Family() {
+			own = append(own, name)
+		}
+	}
+	var others []string
+	for _, p := range phrases {
+		if name, modality, ok := splitPhrase(p); ok && family(modality) != s.Family() && !slices.Contains(own, name) {
+			others = append(others, p)
+		}
+	}
+	if len(others) == 0 || s.Modality == "" {
+		return ""
+	}
+	h := fnv.New32a()
+	h.Write([]byte(s.ID))
+	return others[int(h.Sum32()%uint32(len(others)))]
 }
 
 // ------------------------------------------------------------------------------------------------------------- pairs

@@ -25,7 +25,7 @@ const (
 type Run struct {
 	Dataset *Dataset
 	Task    Task
-	// Absent asks segment also for what an image does not show.
+	// Absent asks segment and presence also for what an image does not show, and for one target of another modality.
 	Absent bool
 	// Limit takes the first images only; 0 takes all.
 	Limit int
@@ -48,7 +48,7 @@ func (r Run) samples() []Sample {
 	var out []Sample
 	for _, s := range r.Dataset.Samples {
 		if !r.Absent {
-			s.Absent = nil
+			s.Absent, s.Foreign = nil, ""
 		}
 		if r.Task.Asks(s) {
 			out = append(out, s)

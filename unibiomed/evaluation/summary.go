@@ -23,10 +23,13 @@ type Summary struct {
 	Resized int    `json:"resized"` // truths that had another size than their image
 
 	Segmentation *SegmentationScores `json:"segmentation,omitempty"`
-	Absent       *Scores             `json:"absent,omitempty"` // share of absent phrases answered without a pixel
+	Absent       *Scores             `json:"absent,omitempty"`  // share of absent phrases answered without a pixel, or with no
+	Foreign      *Scores             `json:"foreign,omitempty"` // the same of phrases of another modality
 	Recognition  *RecognitionScores  `json:"recognition,omitempty"`
 	Region       *TextScores         `json:"region,omitempty"`
 	Modality     *Scores             `json:"modality,omitempty"`
+	Presence     *Scores             `json:"presence,omitempty"` // over present, absent and foreign phrases
+	Classes      *ClassScores        `json:"classes,omitempty"`  // of the tasks that answer in words
 	ByModality   []Row               `json:"by_modality,omitempty"`
 	ByPhrase     []Row               `json:"by_phrase,omitempty"`
 
@@ -50,11 +53,34 @@ type Scores struct {
 	Groups int     `json:"groups"`
 }
 
+// ClassScores put the strict accuracy of a task that answers in words beside what needs no image.
+type ClassScores struct {
+	Count          int     `json:"count"`           // different true answers
+	Balanced       float64 `json:"balanced"`        // mean of the accuracies of each true answer
+	Majority       float64 `json:"majority"`        // accuracy of always giving the most frequent true answer
+	MajorityAnswer string  `json:"majority_answer"` // which that is
+}
+
 // SegmentationScores are those of masks.
 type SegmentationScores struct {
-	Official SegmentationScore `json:"official"`
-	Strict   SegmentationScore `json:"strict"`
-	NoSeg    int               `json:"without_mask"` // answers without a mask, scored as empty ones
+	Official  SegmentationScore        `json:"official"`
+	Strict    SegmentationScore        `json:"strict"`
+	NoSeg     int                      `json:"without_mask"` // answers without a mask, scored as empty ones
+	Follows   Follows                  `json:"follows_question"`
+	Baselines map[string]BaselineScore `json:"baselines,omitempty"`
+}
+
+// Follows counts pairs of targets of one image that lie in different places (a Dice of their truths below one half), and how many of
+// those pairs got different masks (a Dice of the answers below 0.9).
+type Follows struct {
+	Pairs     int `json:"pairs"`
+	Different int `json:"different"`
+}
+
+// A BaselineScore is the strict Dice of a baseline.
+type BaselineScore struct {
+	Dice         Scores  `json:"dice"`
+	ModalityDice float64 `json:"modality_dice"`
 }
 
 // A SegmentationScore holds the official aggregates, or the strict ones.
@@ -64,6 +90,8 @@ type SegmentationScore struct {
 	ClassDice float64 `json:"class_dice"` // mean over phrases
 	ClassIoU  float64 `json:"class_iou"`
 	Skipped   int     `json:"skipped"`
+
+	ModalityDice float64 `json:"modality_dice"` // mean over modalities, MRI sequences being one
 }
 
 // RecognitionScores are those of phrases with masks.
@@ -87,6 +115,8 @@ type Row struct {
 	Official *Scores `json:"official,omitempty"`
 	Strict   *Scores `json:"strict,omitempty"`
 	Absent   *Scores `json:"absent,omitempty"`
+
+	Baselines map[string]*Scores `json:"baselines,omitempty"`
 }
 
 // SummaryOptions configure Summarize. The zero value takes 95 %, 2000 rounds and seed 1.
@@ -146,9 +176,15 @@ func Summarize(h Header, records []Record, o SummaryOptions) (*Summary, error) {
 		}
 	case Modality:
 		s.Modality = c.mean(present, strictly)
+	case Presence:
+		s.Presence = c.mean(all, strictly)
 	}
-	s.Absent = c.mean(absent, strictly)
-	s.ByModality = c.rows(h.Task, all, func(a asked) string { return a.modality })
+	here, foreign := splitForeign(absent)
+	s.Absent, s.Foreign = c.mean(here, strictly), c.mean(foreign, strictly)
+	if h.Task != Segment {
+		s.Classes = classes(h.Task, all)
+	}
+	s.ByModality = c.rows(h.Task, all, func(a asked) string { return family(a.modality) })
 	s.ByPhrase = c.rows(h.Task, all, func(a asked) string { return a.Phrase })
 	return s, c.err
 }
@@ -189,6 +225,9 @@ func (a *asked) measure(t Task, modalities map[string]bool) {
 		answer := metrics.CleanCaption(a.Answer)
 		a.official = truth(metrics.OfficialRegion(answer, a.Phrase))
 		a.strict = truth(metrics.StrictMatch(answer, a.Phrase))
+	case Presence:
+		yes, ok := saysYes(metrics.CleanCaption(a.Answer))
+		a.strict = truth(ok && yes != a.Item.Absent)
 	case Modality:
 		a.strict = truth(namesModality(metrics.CleanCaption(a.Answer), a.Phrase, modalities))
 	}
@@ -238,6 +277,55 @@ func split(all []asked) (present, absent []asked) {
 	return present, absent
 }
 
+func splitForeign(absent []asked) (here, foreign []asked) {
+	for _, a := range absent {
+		if a.Foreign {
+			foreign = append(foreign, a)
+		} else {
+			here = append(here, a)
+		}
+	}
+	return here, foreign
+}
+
+// classes scores answers by what they should have been.
+func classes(t Task, all []asked) *ClassScores {
+	right, total := map[string]float64{}, map[string]float64{}
+	for _, a := range all {
+		name := a.Phrase
+		switch {
+		case t == Presence && a.Item.Absent:
+			name = "no"
+		case t == Presence:
+			name = "yes"
+		case t == Modality:
+			name = family(a.Phrase)
+		}
+		total[name]++
+		right[name] += a.strict
+	}
+	if len(total) == 0 {
+		return nil
+	}
+	s := &ClassScores{Count: len(total)}
+	for _, name := range slices.Sorted(maps.Keys(total)) {
+		s.Balanced += right[name] / total[name] / float64(len(total))
+		if share := total[name] / float64(len(all)); share > s.Majority {
+			s.Majority, s.MajorityAnswer = share, name
+		}
+	}
+	return s
+}
+
+// saysYes reads an answer to a question of Presence: its first word.
+func saysYes(answer string) (yes, ok bool) {
+	words := strings.FieldsFunc(strings.ToLower(answer), func(r rune) bool { return !unicode.IsLetter(r) })
+	if len(words) == 0 || words[0] != "yes" && words[0] != "no" {
+		return false, false
+	}
+	return words[0] == "yes", true
+}
+
 // A calculator makes means with intervals and keeps the first error.
 type calculator struct {
 	in  Interval
@@ -268,6 +356,8 @@ func (c *calculator) segmentation(items []asked) *SegmentationScores {
 	s := &SegmentationScores{}
 	instances := make([]metrics.Instance, len(items))
 	for i, a := range items {
+		s.Follows.Pairs += a.Others
+		s.Follows.Different += a.Followed
 		instances[i] = metrics.Instance{Class: a.Phrase, Overlap: a.overlap()}
 		if a.Segs == 0 {
 			s.NoSeg++
@@ -279,11 +369,49 @@ func (c *calculator) segmentation(items []asked) *SegmentationScores {
 			out.Dice = *mean
 			out.Dice.Mean = m.Dice // with the official 1e-6 in its denominator
 		}
+		out.ModalityDice = overModalities(scored, strictly)
 		return out
 	}
 	s.Strict = score(metrics.StrictSegmentation(instances), items)
 	s.Official = score(metrics.OfficialSegmentation(instances), officialItems(items))
+	for _, name := range []string{MeanMask, Otsu} {
+		if mean := c.baseline(items, name); mean != nil {
+			if s.Baselines == nil {
+				s.Baselines = map[string]BaselineScore{}
+			}
+			s.Baselines[name] = BaselineScore{*mean, overModalities(items, baselineDice(name))}
+		}
+	}
 	return s
+}
+
+// baseline is nil when the items have not all been measured with it.
+func (c *calculator) baseline(items []asked, name string) *Scores {
+	if slices.ContainsFunc(items, func(a asked) bool { return a.Item.Baselines[name] == nil }) {
+		return nil
+	}
+	return c.mean(items, baselineDice(name))
+}
+
+func baselineDice(name string) func(asked) float64 {
+	return func(a asked) float64 {
+		p := a.Item.Baselines[name]
+		return diceOrOne(metrics.Overlap{Pred: p.Pred, Truth: p.Truth, Both: p.Both})
+	}
+}
+
+// overModalities is the mean of the modalities' means.
+func overModalities(items []asked, score func(asked) float64) float64 {
+	sums, counts := map[string]float64{}, map[string]float64{}
+	for _, a := range items {
+		sums[family(a.modality)] += score(a)
+		counts[family(a.modality)]++
+	}
+	mean := 0.0
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		mean += sums[name] / counts[name] / float64(len(counts))
+	}
+	return mean
 }
 
 // officialItems are those that OfficialSegmentation scores.
@@ -324,6 +452,14 @@ func (c *calculator) rows(t Task, all []asked, key func(asked) string) []Row {
 		switch t {
 		case Segment:
 			row.Official = c.mean(officialItems(present), official)
+			for _, name := range []string{MeanMask, Otsu} {
+				if mean := c.baseline(present, name); mean != nil {
+					if row.Baselines == nil {
+						row.Baselines = map[string]*Scores{}
+					}
+					row.Baselines[name] = mean
+				}
+			}
 		case Region:
 			row.Official = c.mean(present, official)
 		}

@@ -20,10 +20,11 @@ const (
 	Recognize Task = "recognize" // name and draw the abnormality
 	Region    Task = "region"    // name what is in the box of each target
 	Modality  Task = "modality"  // name the imaging modality, in words only
+	Presence  Task = "presence"  // say whether each target, or what is absent, is there, in words only
 )
 
 // Tasks lists all tasks.
-func Tasks() []Task { return []Task{Segment, Recognize, Region, Modality} }
+func Tasks() []Task { return []Task{Segment, Recognize, Region, Modality, Presence} }
 
 // A TaskError says that a sample can't be used for a task.
 type TaskError struct {
@@ -37,11 +38,14 @@ func (e *TaskError) Error() string { return fmt.Sprintf("%s: %s: %s", e.ID, e.Ta
 // modalityQuestion is what Modality asks.
 const modalityQuestion = prompt.ImagePlaceholder + "\nWhich imaging modality is this?"
 
+// presenceQuestion is what Presence asks.
+const presenceQuestion = prompt.ImagePlaceholder + "\nIs there a %s in this image?"
+
 // Asks reports whether a task has a question about the sample.
 func (t Task) Asks(s Sample) bool {
 	switch t {
-	case Segment:
-		return len(s.Targets)+len(s.Absent) > 0
+	case Segment, Presence:
+		return len(s.phrases()) > 0
 	case Recognize:
 		_, ok := s.finding()
 		return ok
@@ -92,8 +96,8 @@ func (t Target) truth(width, height int) (m *imaging.Mask, resized bool, err err
 }
 
 // Ask puts the questions of a task about a sample to the model. The results come in the order that Score expects: one for
-// segment (a turn a target, then a turn an absent phrase), recognize and modality; one a target for region, nil where the target's
-// mask is empty and has no box.
+// segment (a turn a target, then a turn an absent phrase), recognize and modality; one a phrase for presence, in the order of segment; one
+// a target for region, nil where the target's mask is empty and has no box.
 func (t Task) Ask(ctx context.Context, p *unibiomed.Pipeline, s Sample, o unibiomed.Observers) ([]*unibiomed.Result, error) {
 	img, err := imaging.DecodeFile(s.Image, imaging.Options{})
 	if err != nil {
@@ -113,6 +117,17 @@ func (t Task) Ask(ctx context.Context, p *unibiomed.Pipeline, s Sample, o unibio
 		return one(p.Recognize(ctx, in, o))
 	case Modality:
 		return one(p.Ask(ctx, unibiomed.Request{Input: in, Prompt: modalityQuestion, Observers: o}))
+	case Presence:
+		var results []*unibiomed.Result
+		for _, phrase := range s.phrases() {
+			name, _, _ := strings.Cut(phrase, " in ")
+			res, err := p.Ask(ctx, unibiomed.Request{Input: in, Prompt: fmt.Sprintf(presenceQuestion, name), Observers: o})
+			if err != nil {
+				return nil, err
+			}
+			results = append(results, res)
+		}
+		return results, nil
 	case Region:
 		results := make([]*unibiomed.Result, len(s.Targets))
 		for i, target := range s.Targets {
@@ -137,20 +152,38 @@ func (s Sample) phrases() []string {
 	for _, t := range s.Targets {
 		out = append(out, t.Phrase)
 	}
-	return append(out, s.Absent...)
+	out = append(out, s.Absent...)
+	if s.Foreign != "" {
+		out = append(out, s.Foreign)
+	}
+	return out
+}
+
+// absent says of what kind phrase i of s.phrases() is.
+func (s Sample) absent(i int) (absent, foreign bool) {
+	return i >= len(s.Targets), i >= len(s.Targets)+len(s.Absent)
 }
 
 // An Item is what was measured of one question.
 type Item struct {
-	Phrase string `json:"phrase"`           // asked for, or what the answer must say
-	Absent bool   `json:"absent,omitempty"` // the image does not show it
-	Order  int    `json:"order"`            // Target.Order
-	Answer string `json:"answer"`           // as generated
-	Segs   int    `json:"segs"`             // findings of the answer
+	Phrase  string `json:"phrase"`            // asked for, or what the answer must say
+	Absent  bool   `json:"absent,omitempty"`  // the image does not show it
+	Foreign bool   `json:"foreign,omitempty"` // absent, and of another modality
+	Order   int    `json:"order"`             // Target.Order
+	Answer  string `json:"answer"`            // as generated
+	Segs    int    `json:"segs"`              // findings of the answer
 
 	// Of segment: pixels of the first mask (none without one), of the truth, and of both.
 	Pixels  *Pixels `json:"pixels,omitempty"`
 	Resized bool    `json:"resized,omitempty"` // the truth was brought to the image's size
+
+	// Of segment: earlier targets of the image whose truths overlap with this one's by a Dice of less than one half, and how many of
+	// those got another mask than this one (a Dice below 0.9 between the answers): whether answers follow the question.
+	Others   int `json:"others,omitempty"`
+	Followed int `json:"followed,omitempty"`
+
+	// Of segment: pixels of the baselines. Not in journals.
+	Baselines map[string]*Pixels `json:"-"`
 
 	// Of recognize: the number of true masks and the scores of the matched ones.
 	Expected int     `json:"expected,omitempty"`
@@ -168,8 +201,11 @@ type Pixels struct {
 // Score compares the results of Ask with the truth. Masks are taken from Finding.Bits.
 func (t Task) Score(s Sample, results []*unibiomed.Result) ([]Item, error) {
 	want := 1
-	if t == Region {
+	switch t {
+	case Region:
 		want = len(s.Targets)
+	case Presence:
+		want = len(s.phrases())
 	}
 	if len(results) != want {
 		return nil, &TaskError{s.ID, t, fmt.Sprintf("%d results, want %d", len(results), want)}
@@ -181,6 +217,14 @@ func (t Task) Score(s Sample, results []*unibiomed.Result) ([]Item, error) {
 		return scoreRecognize(s, results[0])
 	case Modality:
 		return []Item{{Phrase: s.Modality, Answer: results[0].Raw}}, nil
+	case Presence:
+		var items []Item
+		for i, phrase := range s.phrases() {
+			item := Item{Phrase: phrase, Answer: results[i].Raw}
+			item.Absent, item.Foreign = s.absent(i)
+			items = append(items, item)
+		}
+		return items, nil
 	case Region:
 		items := []Item{}
 		for i, target := range s.Targets {
@@ -210,8 +254,10 @@ func scoreSegment(s Sample, res *unibiomed.Result) ([]Item, error) {
 		return nil, &TaskError{s.ID, Segment, "the result has no image"}
 	}
 	items := make([]Item, len(phrases))
+	var preds, truths []*imaging.Mask // of the targets so far
 	for i, turn := range answers {
-		item := Item{Phrase: phrases[i], Absent: i >= len(s.Targets), Answer: turn.Raw, Segs: len(turn.Findings)}
+		item := Item{Phrase: phrases[i], Answer: turn.Raw, Segs: len(turn.Findings)}
+		item.Absent, item.Foreign = s.absent(i)
 		pred := imaging.NewMask(res.Image.Width, res.Image.Height)
 		if len(turn.Findings) > 0 && turn.Findings[0].Bits != nil {
 			pred = turn.Findings[0].Bits // the official script takes the first too
@@ -229,6 +275,22 @@ func scoreSegment(s Sample, res *unibiomed.Result) ([]Item, error) {
 			return nil, &TaskError{s.ID, Segment, err.Error()}
 		}
 		item.Pixels = &Pixels{o.Pred, o.Truth, o.Both}
+		if !item.Absent {
+			for k := range preds {
+				a, err := metrics.Count(truths[k], truth)
+				if err != nil {
+					return nil, &TaskError{s.ID, Segment, err.Error()}
+				}
+				if diceOrOne(a) >= 0.5 {
+					continue
+				}
+				item.Others++
+				if b, err := metrics.Count(preds[k], pred); err == nil && diceOrOne(b) < 0.9 {
+					item.Followed++
+				}
+			}
+			preds, truths = append(preds, pred), append(truths, truth)
+		}
 		items[i] = item
 	}
 	return items, nil
