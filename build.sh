@@ -7,7 +7,8 @@ usage() {
 	cat <<'TEXT'
 usage: ./build.sh COMMAND [OPTIONS]
 
-  deps                     install what is missing (Debian and Ubuntu, as root), else say how to get it
+  deps [--tests]           install what is missing (Debian and Ubuntu, as root), else say how to get it; --tests: also the
+                           readers and servers that tests compare with, without which those tests skip
   build [--preset NAME]    the native library and build/bin/unibiomed; presets: cpu (default), cuda, vulkan
   demo                     build, then answer about a real image into out/
   test                     all checks: formatting, vet, C++ tests, Go tests with cgo, with -race and without cgo, benchmarks once
@@ -27,6 +28,7 @@ environment
   UB_CMAKE_ARGS      more arguments of cmake, for instance -DUB_NATIVE=OFF for a build that runs on other machines
   CUDA_HOME          where the CUDA toolkit is, when nvcc is not on the path
   UNIBIOMED_SHARED   the folder of test data, ../shared by default; tests that need it skip when it is not there
+  UNIBIOMED_TEST_PYTHON  a Python that has what tests compare with; by default the one that "deps --tests" made in the cache folder
 TEXT
 }
 
@@ -91,7 +93,37 @@ deps() {
 		fi
 	fi
 	check_tools
+	case ${1:-} in
+	'') ;;
+	--tests) test_tools ;;
+	*) fail "deps does not know $1" ;;
+	esac
 	say "all tools are here"
+}
+
+test_venv=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/unibiomed/test-python
+
+# test_tools installs other programs that read and write medical files. Tests that lack one say so and skip, so nothing fails here.
+test_tools() {
+	local packages=(python3-pydicom python3-nibabel python3-gdcm dcmtk dicom3tools orthanc python3-venv)
+	local wanted=unibiomed/volume/volumetest/requirements.txt
+	if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+		say "apt-get install ${packages[*]}"
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null ||
+			printf 'build.sh: some of these are not to be had: %s\n' "${packages[*]}" >&2
+	else
+		printf 'build.sh: for more tests, as root on Debian or Ubuntu: apt-get install %s\n' "${packages[*]}" >&2
+	fi
+	if ! cmp -s "$wanted" "$test_venv/requirements.txt"; then
+		say "$wanted into $test_venv"
+		rm -rf "$test_venv"
+		if python3 -m venv "$test_venv" && "$test_venv/bin/pip" install -q --disable-pip-version-check -r "$wanted"; then
+			cp "$wanted" "$test_venv/requirements.txt"
+		else
+			rm -rf "$test_venv"
+			printf 'build.sh: %s could not be installed; tests that need it skip\n' "$wanted" >&2
+		fi
+	fi
 }
 
 # ---------------------------------------------------------------------------------------------------------------- build
@@ -170,6 +202,9 @@ test_all() {
 	go vet ./...
 	CGO_ENABLED=0 go vet ./...
 
+	if [ -z "${UNIBIOMED_TEST_PYTHON:-}" ] && [ -x "$test_venv/bin/python" ]; then
+		export UNIBIOMED_TEST_PYTHON=$test_venv/bin/python
+	fi
 	build
 	say "C++ tests"
 	ctest --test-dir build/cpu --output-on-failure
@@ -207,7 +242,7 @@ bench() {
 command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
-deps) deps ;;
+deps) deps "$@" ;;
 build) build "$@" ;;
 demo) demo ;;
 test)

@@ -2,8 +2,6 @@ package dicom_test
 
 import (
 	"bytes"
-	"encoding/binary"
-	"fmt"
 	"image"
 	"os"
 	"os/exec"
@@ -105,41 +103,6 @@ func TestColoursEqualDcmtk(t *testing.T) {
 		n++
 	}
 	require.NotZero(t, n)
-}
-
-// TestHTJ2K reads frames that OpenJPH made.
-func TestHTJ2K(t *testing.T) {
-	tool := volumetest.Tool(t, "ojph_compress", "openjph-tools")
-	if err := codecs.Available(); err != nil {
-		t.Skip(err)
-	}
-	const w, h = 61, 47
-	dir := t.TempDir()
-	pgm, want := []byte(fmt.Sprintf("P5\n%d %d\n65535\n", w, h)), []byte(nil)
-	for i := range w * h {
-		x := uint16(i*i*7 + i)
-		pgm, want = binary.BigEndian.AppendUint16(pgm, x), binary.LittleEndian.AppendUint16(want, x)
-	}
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.pgm"), pgm, 0o600))
-	log, err := exec.Command(tool, "-i", filepath.Join(dir, "a.pgm"), "-o", filepath.Join(dir, "a.j2c"), "-reversible", "true").CombinedOutput()
-	require.NoError(t, err, string(log))
-	stream, err := os.ReadFile(filepath.Join(dir, "a.j2c"))
-	require.NoError(t, err)
-	path := filepath.Join(dir, "a.dcm")
-	ds := dicom.NewDataset()
-	ds.SetText(dicom.SOPClassUID, "1.2.840.10008.5.1.4.1.1.7")
-	ds.SetText(dicom.SOPInstanceUID, "1.2.3")
-	ds.SetText(dicom.PhotometricInterpretation, "MONOCHROME2")
-	for tag, x := range map[dicom.Tag]int{dicom.SamplesPerPixel: 1, dicom.Rows: h, dicom.Columns: w, dicom.BitsAllocated: 16, dicom.BitsStored: 16, dicom.HighBit: 15, dicom.PixelRepresentation: 0} {
-		ds.SetInts(tag, x)
-	}
-	ds.SetFragments(stream)
-	require.NoError(t, dicom.WriteFile(path, ds, "1.2.840.10008.1.2.4.201"))
-	f, err := dicom.Open(path)
-	require.NoError(t, err)
-	fr, err := f.Frame(0, volume.Limits{})
-	require.NoError(t, err)
-	require.Equal(t, want, fr.Data)
 }
 
 func run(name string, args ...string) (string, error) {

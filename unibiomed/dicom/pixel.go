@@ -377,17 +377,23 @@ func (f *File) native(out *Frame, i int) error {
 	if need := (last + 7) / 8; need > e.length {
 		return broken(e.Tag.String(), "frame %d of %d ends at byte %d, the element has %d", i, p.Frames, need, e.length)
 	}
+	order := f.Data.order
+	if f.Syntax == GEPrivate {
+		order = binary.BigEndian
+	}
+	// Bytes of big-endian OW travel in words: a frame may begin or end within one.
+	inWords := order == binary.BigEndian && p.Allocated == 8 && e.VR == "OW"
+	start, end := first/8, (last+7)/8
+	if inWords {
+		start, end = start&^1, min((end+1)&^1, e.length)
+	}
 	var b []byte
 	err := f.read(func(r io.ReaderAt) (err error) {
-		b, err = readSpan(r, span{e.at + first/8, (last+7)/8 - first/8})
+		b, err = readSpan(r, span{e.at + start, end - start})
 		return err
 	})
 	if err != nil {
 		return err
-	}
-	order := f.Data.order
-	if f.Syntax == GEPrivate {
-		order = binary.BigEndian
 	}
 	switch {
 	case p.Allocated == 1:
@@ -397,10 +403,9 @@ func (f *File) native(out *Frame, i int) error {
 			out.Data[k] = b[at/8] >> (at % 8) & 1
 		}
 		return nil
-	case order == binary.BigEndian && p.Allocated == 8 && e.VR == "OW":
-		if len(b)%2 == 0 && first%16 == 0 { // bytes travel in words
-			volume.SwapBytes(b, 2)
-		}
+	case inWords:
+		volume.SwapBytes(b[:len(b)&^1], 2)
+		b = b[first/8-start:][:(last+7)/8-first/8]
 	case order == binary.BigEndian:
 		volume.SwapBytes(b, p.Allocated/8)
 	}

@@ -2,7 +2,7 @@ package codecs_test
 
 import (
 	"encoding/binary"
-
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -15,12 +15,16 @@ import (
 
 // write makes a file of one frame of w x h samples of 16 bits in a transfer syntax.
 func write(t testing.TB, syntax string, w, h int, frame []byte) *dicom.File {
+	return writeAs(t, syntax, "MONOCHROME2", 1, 16, w, h, frame)
+}
+
+func writeAs(t testing.TB, syntax, photometric string, samples, bits, w, h int, frame []byte) *dicom.File {
 	t.Helper()
 	d := dicom.NewDataset()
 	d.SetText(dicom.SOPClassUID, "1.2.840.10008.5.1.4.1.1.7")
 	d.SetText(dicom.SOPInstanceUID, "1.2.3")
-	d.SetText(dicom.PhotometricInterpretation, "MONOCHROME2")
-	for tag, x := range map[dicom.Tag]int{dicom.SamplesPerPixel: 1, dicom.Rows: h, dicom.Columns: w, dicom.BitsAllocated: 16, dicom.PixelRepresentation: 0} {
+	d.SetText(dicom.PhotometricInterpretation, photometric)
+	for tag, x := range map[dicom.Tag]int{dicom.SamplesPerPixel: samples, dicom.Rows: h, dicom.Columns: w, dicom.BitsAllocated: bits, dicom.PixelRepresentation: 0} {
 		d.SetInts(tag, x)
 	}
 	d.SetFragments(frame)
@@ -55,6 +59,36 @@ func TestExampleOfT87(t *testing.T) {
 		got = append(got, binary.LittleEndian.Uint16(b))
 	}
 	require.Equal(t, []uint16{0, 0, 90, 74, 68, 50, 43, 205, 64, 145, 145, 145, 100, 145, 145, 145}, got)
+}
+
+// TestFramesOfOtherEncoders reads lossless frames of a formula, made by OpenJPH 0.26.3 (HTJ2K) and OpenJPEG 2.5.4 through
+// imagecodecs 2026.3.6: htj2k_encode(a, reversible=True), jpeg2k_encode(a, reversible=True, codecformat="j2k").
+func TestFramesOfOtherEncoders(t *testing.T) {
+	if err := codecs.Available(); err != nil {
+		t.Skip(err)
+	}
+	const w, h = 21, 17
+	var grey, rgb []byte
+	for y := range h {
+		for x := range w {
+			grey = binary.LittleEndian.AppendUint16(grey, uint16(x*x*151+y*y*90+(x*y)%7))
+			rgb = append(rgb, byte(x*12), byte(y*15), byte((x+y)*6))
+		}
+	}
+	for name, syntax := range map[string]string{"htj2k": "1.2.840.10008.1.2.4.201", "j2k": j2k} {
+		stream := func(kind string) []byte {
+			b, err := os.ReadFile(filepath.Join("testdata", name+"_21x17_"+kind+".j2c"))
+			require.NoError(t, err)
+			return b
+		}
+		fr, err := write(t, syntax, w, h, stream("16bit")).Frame(0, volume.Limits{})
+		require.NoError(t, err, name)
+		require.Equal(t, grey, fr.Data, name)
+		fr, err = writeAs(t, syntax, "YBR_RCT", 3, 8, w, h, stream("rgb")).Frame(0, volume.Limits{})
+		require.NoError(t, err, name)
+		require.Equal(t, rgb, fr.Data, name)
+		require.False(t, fr.YCbCr)
+	}
 }
 
 func TestLies(t *testing.T) {
