@@ -10,7 +10,7 @@ usage: ./build.sh COMMAND [OPTIONS]
   deps [--tests]           install what is missing (Debian and Ubuntu, as root), else say how to get it; --tests: also the
                            readers and servers that tests compare with, without which those tests skip
   build [--preset NAME]    the native library and build/bin/unibiomed; presets: cpu (default), cuda, vulkan
-  demo                     build, then answer about a real image into out/
+  demo                     build, then ask all tasks of example images: out/demo/index.html
   test                     all checks: formatting, vet, C++ tests, Go tests with cgo, with -race and without cgo, benchmarks once
   test asan | test tsan    the C++ tests under the address and undefined-behaviour, or the thread sanitizer
   bench [GO TEST OPTIONS]  the Go benchmarks, then the speed and memory of every stage of the model
@@ -166,18 +166,10 @@ build() {
 
 demo() {
 	build
-	local model=models/unibiomed-nano image=$shared/golden/tiny/images/hannover_3b46de94_700.png
-	if [ ! -f "$model/model.json" ]; then
-		model=build/demo/tiny
-		[ -d "$shared/golden/tiny/checkpoint" ] || fail "the demo needs a model: models/unibiomed-nano, or $shared/golden/tiny/checkpoint to convert"
-		say "convert $shared/golden/tiny/checkpoint (a small trained model that knows its own training cases and nothing else)"
-		build/bin/unibiomed convert "$shared/golden/tiny/checkpoint" --out "$model" --overwrite
-	fi
-	rm -rf out/demo
-	say "segment the lungs of a chest radiograph"
-	build/bin/unibiomed ask --model "$model" --out out/demo "$image" -p '<image>Please segment right lung and left lung in chest X-Ray.'
-	say "results in out/demo"
-	ls -l out/demo >&2
+	local data=()
+	[ -f "$shared/data/train/index.jsonl" ] && data=(--data "$shared/data/train")
+	say "all five tasks with unibiomed-nano"
+	env -u UNIBIOMED_MODEL build/bin/unibiomed demo "${data[@]}" --out out/demo
 }
 
 # ----------------------------------------------------------------------------------------------------------------- test
@@ -196,7 +188,7 @@ test_all() {
 	check_tools
 	say "gofmt"
 	local unformatted
-	unformatted=$(gofmt -l bindings cmd unibiomed)
+	unformatted=$(gofmt -l bindings cmd models unibiomed)
 	[ -z "$unformatted" ] || fail "gofmt would change: $unformatted"
 	say "go vet"
 	go vet ./...
@@ -227,14 +219,8 @@ bench() {
 	build
 	say "Go benchmarks"
 	go test -run '^$' -bench . "$@" ./...
-	local model=models/unibiomed-nano
-	[ -f "$model/model.json" ] || model=build/demo/tiny
-	if [ -f "$model/model.json" ]; then
-		say "stages of $model"
-		build/bin/unibiomed bench --model "$model"
-	else
-		say "no model for the stages: ./build.sh demo makes one"
-	fi
+	say "stages of unibiomed-nano"
+	build/bin/unibiomed bench --model models/unibiomed-nano
 }
 
 # ----------------------------------------------------------------------------------------------------------------- main
