@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 
+	"github.com/unibiomed/go-unibiomed/models"
 	"github.com/unibiomed/go-unibiomed/unibiomed"
 	"github.com/unibiomed/go-unibiomed/unibiomed/imaging"
 )
@@ -12,17 +13,17 @@ import (
 // Example is the program in the README.
 func Example() {
 	ctx := context.Background()
-	p, err := unibiomed.Open(ctx, "unibiomed-1b-q8_0", unibiomed.Options{})
+	p, err := models.OpenNano(ctx, unibiomed.Options{}) // or unibiomed.Open(ctx, "unibiomed-1b-q8_0", unibiomed.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer p.Close()
 
-	img, err := imaging.DecodeFile("ct.png", imaging.Options{})
+	img, err := imaging.DecodeFile("models/examples/fundus.jpg", imaging.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
-	res, err := p.Segment(ctx, unibiomed.Input{Image: img}, []string{"liver in abdomen CT"}, unibiomed.Observers{})
+	res, err := p.Segment(ctx, unibiomed.Input{Image: img}, []string{"optic disc in retinal fundus"}, unibiomed.Observers{})
 	if err != nil {
 		log.Fatal(err)
 	}
