@@ -19,6 +19,7 @@ import (
 
 type evalCmd struct {
 	modelFlags
+	volumeEvalFlags
 	Task        string `default:"segment" enum:"segment,recognize,region,modality,presence" help:"segment, recognize, region, modality or presence."`
 	Format      string `default:"auto" enum:"auto,biomedparse,index,pairs" help:"biomedparse, index, pairs, or auto: as the folder looks."`
 	Split       string `default:"test" help:"Split to take; of an index also all."`
@@ -45,7 +46,8 @@ func (evalCmd) Help() string {
 Examples:
   unibiomed eval BreastUS/ --model unibiomed-1b-q8_0 --out scores
   unibiomed eval train/ --split test --task recognize --limit 100 --json
-  unibiomed eval BreastUS/ --score scores/predictions.ndjson`
+  unibiomed eval BreastUS/ --score scores/predictions.ndjson
+  unibiomed eval CT/ --volumes --template '{target} in abdomen CT' --out scores`
 }
 
 func (c *evalCmd) Run(ctx context.Context, s *streams) error {
@@ -60,6 +62,9 @@ func (c *evalCmd) Run(ctx context.Context, s *streams) error {
 		return usagef("--baselines goes with --task segment, not %s", c.Task)
 	case c.Score != "" && (c.Resume || c.Predictions):
 		return usagef("--score takes answers from a file: leave out --resume and --predictions")
+	}
+	if c.Volumes {
+		return c.volumes(ctx, s)
 	}
 	format := evaluation.Format(c.Format)
 	if format == "auto" {
@@ -235,7 +240,7 @@ func printSummaryOfScores(w io.Writer, s *evaluation.Summary) error {
 	}
 	if x := s.Segmentation; x != nil {
 		if x.Follows.Pairs > 0 {
-			fmt.Fprintf(t, "pairs of targets in different places\t\t%d, %d with different masks\n", x.Follows.Pairs, x.Follows.Different)
+			fmt.Fprintf(t, "pairs of targets in different places\t\t%d, %d with different masks, %d with two empty ones\n", x.Follows.Pairs, x.Follows.Different, x.Follows.BothEmpty)
 		}
 		for _, b := range []struct{ name, text string }{{evaluation.MeanMask, "mean mask of the training set"}, {evaluation.Otsu, "Otsu's threshold"}} {
 			if score, ok := x.Baselines[b.name]; ok {
