@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/unibiomed/go-unibiomed/unibiomed/imaging"
 	"github.com/unibiomed/go-unibiomed/unibiomed/internal/golden"
 	"github.com/unibiomed/go-unibiomed/unibiomed/metrics"
+	"github.com/unibiomed/go-unibiomed/unibiomed/prompt"
 	"github.com/unibiomed/go-unibiomed/unibiomed/safetensors"
 )
 
@@ -158,6 +160,33 @@ func TestGoldenChain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A program that knows libllama and nothing of ours (csrc/tests/stock_llama.cpp) loads language.gguf, splits the prompt with the tokenizer
+// inside, and generates the reference's ids.
+func TestLanguageFileIsStock(t *testing.T) {
+	program := filepath.Join("..", "build", "cpu", "csrc", "test-stock_llama")
+	if _, err := os.Stat(program); err != nil {
+		t.Skip("build/cpu/csrc/test-stock_llama is not built: ./build.sh build")
+	}
+	for _, c := range goldenCases(t) {
+		if c.Name != "text_only" {
+			continue
+		}
+		text, err := prompt.Assemble(c.Text, "", nil)
+		require.NoError(t, err)
+		for _, typ := range []string{"f32", "q8_0", "q4_k_m"} {
+			var stderr strings.Builder
+			stock := exec.Command(program, filepath.Join(tiny(t, typ), "language.gguf"), text)
+			stock.Stderr = &stderr
+			out, err := stock.Output()
+			require.NoError(t, err, stderr.String())
+			want := strings.Trim(fmt.Sprint(c.GeneratedIDs[:8]), "[]")
+			require.Equal(t, want, strings.TrimSpace(string(out)), typ)
+		}
+		return
+	}
+	t.Fatal("no case text_only")
 }
 
 // compareMasks allows at most limit differing pixels a mask.

@@ -94,6 +94,26 @@ func TestASecondQuestionCostsItsOwnTokens(t *testing.T) {
 	require.Equal(t, first.Findings[0].AreaPx, second.Turns[0].Findings[0].AreaPx)
 }
 
+// Two [SEG] of one answer are one pass of the image encoder and one batch of the mask decoder; bench shows the same for five.
+func TestMasksOfAnAnswerShareOneImageEncoding(t *testing.T) {
+	p := openTiny(t, "f32", Options{})
+	for _, c := range goldenCases(t) {
+		if c.Name != "twoseg_5tile" {
+			continue
+		}
+		res, err := p.Ask(context.Background(), c.request(t))
+		require.NoError(t, err)
+		require.Len(t, res.Findings, 2)
+		stats, err := p.Stats()
+		require.NoError(t, err)
+		require.Equal(t, uint64(1), stats[bindings.StageFeatures].Calls)
+		require.Equal(t, uint64(1), stats[bindings.StageMasks].Calls)
+		require.Equal(t, uint64(2), stats[bindings.StageMasks].Items)
+		return
+	}
+	t.Fatal("no case twoseg_5tile")
+}
+
 func TestAnotherImageIsNotMistakenForTheLast(t *testing.T) {
 	p := openTiny(t, "f32", Options{CacheBytes: -1})
 	ask := Request{Input: nuclei(t), Prompt: "<image>\nWhich imaging modality is shown?"}
