@@ -2,6 +2,10 @@ package seg_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,6 +90,12 @@ func TestSegmentationIsValidAndReadBack(t *testing.T) {
 				require.NoError(t, err)
 				checkFrames(t, st, want, f)
 			})
+			t.Run("highdicom", func(t *testing.T) {
+				if !st.Placed || st.Dims[2] > 1 && st.Positions != nil {
+					t.Skip("highdicom makes volumes of evenly placed frames")
+				}
+				sameVoxelsInHighdicom(t, st, want, path)
+			})
 			t.Run("pydicom", func(t *testing.T) {
 				var got []struct {
 					Segment  int
@@ -131,6 +141,44 @@ print(json.dumps(out))`, &got, path)
 				require.Len(t, got, n)
 			})
 		})
+	}
+}
+
+// sameVoxelsInHighdicom compares the voxels of each segment by their places in the patient, as an independent reader sees them.
+func sameVoxelsInHighdicom(t *testing.T, st *dicom.Stack, want []volume.Label, path string) {
+	var got []string
+	inv, err := st.Affine.Inverse()
+	require.NoError(t, err)
+	text, err := json.Marshal(inv)
+	require.NoError(t, err)
+	volumetest.Python(t, []string{"highdicom", "numpy"}, `
+import hashlib, json, sys, numpy as np, highdicom as hd
+seg = hd.seg.segread(sys.argv[1])
+inv = np.array(json.loads(sys.argv[2]))  # from the patient to our voxels
+v = seg.get_volume(segment_numbers=seg.segment_numbers, combine_segments=False, allow_missing_positions=True)
+out = []
+for s in range(v.array.shape[-1]):
+    at = np.argwhere(v.array[..., s])
+    at = at @ v.affine[:3, :3].T + v.affine[:3, 3]
+    at = at @ inv[:, :3].T + inv[:, 3]
+    assert np.abs(at - at.round()).max(initial=0) < 1e-3, "between our voxels"
+    at = at.round().astype(int)[:, ::-1]
+    at = at[np.lexsort(at.T[::-1])] if len(at) else at
+    out.append(hashlib.sha256("".join("%d %d %d\n" % tuple(x) for x in at).encode()).hexdigest())
+print(json.dumps(out))`, &got, path, string(text))
+	require.Len(t, got, len(want))
+	for i, l := range want {
+		sum := sha256.New()
+		for k := range st.Dims[2] {
+			for y := range st.Dims[1] {
+				for x := range st.Dims[0] {
+					if l.Mask.At(x, y, k) {
+						fmt.Fprintf(sum, "%d %d %d\n", k, y, x)
+					}
+				}
+			}
+		}
+		require.Equal(t, hex.EncodeToString(sum.Sum(nil)), got[i], "segment %d", i+1)
 	}
 }
 
