@@ -170,7 +170,7 @@ and Otsu's threshold or the largest part of it, whichever was best for the phras
         follows = s["follows_question"]
         text.append(f"""
 Answers follow the question: of {follows['pairs']} pairs of targets that lie in different places of one image, {follows['different']} got different masks (Dice of
-the two answers below 0.9). {s['without_mask']} answers had no mask.""")
+the two answers below 0.9), and {follows['both_empty']} got two empty ones. {s['without_mask']} answers had no mask.""")
     text.append("\n## Words\n")
     rows = []
     for task, name, pick in (

@@ -71,10 +71,11 @@ type SegmentationScores struct {
 }
 
 // Follows counts pairs of targets of one image that lie in different places (a Dice of their truths below one half), and how many of
-// those pairs got different masks (a Dice of the answers below 0.9).
+// those pairs got different masks (a Dice of the answers below 0.9), or two masks without a pixel. The rest got the same mask twice.
 type Follows struct {
 	Pairs     int `json:"pairs"`
 	Different int `json:"different"`
+	BothEmpty int `json:"both_empty"`
 }
 
 // A BaselineScore is the strict Dice of a baseline.
@@ -358,6 +359,7 @@ func (c *calculator) segmentation(items []asked) *SegmentationScores {
 	for i, a := range items {
 		s.Follows.Pairs += a.Others
 		s.Follows.Different += a.Followed
+		s.Follows.BothEmpty += a.BothEmpty
 		instances[i] = metrics.Instance{Class: a.Phrase, Overlap: a.overlap()}
 		if a.Segs == 0 {
 			s.NoSeg++

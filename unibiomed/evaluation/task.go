@@ -178,9 +178,11 @@ type Item struct {
 	Resized bool    `json:"resized,omitempty"` // the truth was brought to the image's size
 
 	// Of segment: earlier targets of the image whose truths overlap with this one's by a Dice of less than one half, and how many of
-	// those got another mask than this one (a Dice below 0.9 between the answers): whether answers follow the question.
-	Others   int `json:"others,omitempty"`
-	Followed int `json:"followed,omitempty"`
+	// those got another mask than this one (a Dice below 0.9 between the answers), or none while this one is empty too: whether answers
+	// follow the question.
+	Others    int `json:"others,omitempty"`
+	Followed  int `json:"followed,omitempty"`
+	BothEmpty int `json:"both_empty,omitempty"`
 
 	// Of segment: pixels of the baselines. Not in journals.
 	Baselines map[string]*Pixels `json:"-"`
@@ -285,7 +287,13 @@ func scoreSegment(s Sample, res *unibiomed.Result) ([]Item, error) {
 					continue
 				}
 				item.Others++
-				if b, err := metrics.Count(preds[k], pred); err == nil && diceOrOne(b) < 0.9 {
+				b, err := metrics.Count(preds[k], pred)
+				switch {
+				case err != nil:
+					return nil, &TaskError{s.ID, Segment, err.Error()}
+				case b.Pred+b.Truth == 0:
+					item.BothEmpty++
+				case b.Dice() < 0.9:
 					item.Followed++
 				}
 			}
