@@ -28,10 +28,11 @@ type answerFlags struct {
 }
 
 func (f answerFlags) imaging() imaging.Options {
+	o := imaging.Options{Page: f.Frame}
 	if f.Clip {
-		return imaging.Options{Grey16: imaging.Clip}
+		o.Grey16 = imaging.Clip
 	}
-	return imaging.Options{}
+	return o
 }
 
 // A job answers about one input.

@@ -234,7 +234,7 @@ func (c *infoCmd) image(ctx context.Context, s *streams, path string) error {
 		return err
 	}
 	defer f.Close()
-	config, err := imaging.DecodeConfig(f, imaging.Options{Name: path})
+	config, err := imaging.DecodeConfig(f, imaging.Options{Name: path, Page: c.Frame})
 	if err != nil {
 		return err
 	}
@@ -246,9 +246,10 @@ func (c *infoCmd) image(ctx context.Context, s *streams, path string) error {
 		Mode   string `json:"mode"`
 		Width  int    `json:"width"`
 		Height int    `json:"height"`
+		Pages  int    `json:"pages"`
 		Tiles  int    `json:"tiles,omitempty"` // of the model, when one is at hand
 		Model  string `json:"model,omitempty"`
-	}{Schema: "unibiomed.info/1", Kind: "image", File: path, Format: config.Format, Mode: config.Mode, Width: config.Width, Height: config.Height}
+	}{Schema: "unibiomed.info/1", Kind: "image", File: path, Format: config.Format, Mode: config.Mode, Width: config.Width, Height: config.Height, Pages: config.Pages}
 	if dir, err := c.dir(); err == nil {
 		p, err := unibiomed.Open(ctx, dir, c.options())
 		if err != nil {
@@ -267,6 +268,9 @@ func (c *infoCmd) image(ctx context.Context, s *streams, path string) error {
 	tilesText := ""
 	if doc.Tiles > 0 {
 		tilesText = fmt.Sprintf(", %d tiles for %s", doc.Tiles, doc.Model)
+	}
+	if config.Pages > 1 {
+		tilesText = fmt.Sprintf(", page %d of 0 to %d (--frame)", c.Frame, config.Pages-1) + tilesText
 	}
 	_, err = fmt.Fprintf(s.out, "%s: %s, %d x %d, %s%s\n", path, config.Format, config.Width, config.Height, cmp.Or(config.Mode, "unknown mode"), tilesText)
 	return err

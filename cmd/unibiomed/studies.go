@@ -35,7 +35,7 @@ type studyFlags struct {
 	Window          string `default:"auto" placeholder:"W" help:"Of DICOM, NIfTI ...: auto; abdomen, lung, pelvis, liver, colon, pancreas; percentile; header, header:N; LOW..HIGH; levels."`
 	Plane           string `default:"auto" enum:"auto,axial,coronal,sagittal,stored" help:"Plane of a volume's slices: auto, axial, coronal, sagittal, stored."`
 	Square          bool   `help:"Pad slices of studies to squares, as the training data were, instead of stretching them."`
-	Frame           int    `placeholder:"N" help:"Which image of a NIfTI, NRRD or MetaImage file that holds several, from 0."`
+	Frame           int    `placeholder:"N" help:"Which image of a NIfTI, NRRD or MetaImage file that holds several, or page of a TIFF, from 0."`
 	Modality        string `placeholder:"CODE" help:"DICOM code, such as CT or MR, of files that do not say theirs."`
 	WithIdentifiers bool   `help:"Put what names the patient and the study into the JSON."`
 }

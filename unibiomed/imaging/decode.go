@@ -20,6 +20,8 @@ type Options struct {
 	// Grey16 says what to do with grey of more than 8 bits (16- and 32-bit integers, floats) when Window is nil.
 	// It defaults to Refuse.
 	Grey16 Grey16
+	// Page is the page of a TIFF to read, from 0. Other formats have one page.
+	Page int
 	// Window, if not nil, maps grey of more than 8 bits to 0..255. Other images are not changed by it.
 	Window *Window
 }
@@ -67,10 +69,11 @@ const (
 type Config struct {
 	Format        string // "PNG", "JPEG", "GIF", "BMP", "TIFF" or "WebP"
 	Width, Height int    // pixels
+	Pages         int    // of a TIFF; 1 for other formats
 	Mode          string // how a pixel is stored, such as "RGB8", "grey16", "palette4" or "CMYK8"
 }
 
-// Decode reads one image: PNG, JPEG, the first frame of a GIF, BMP, the first page of a TIFF, or WebP. The format is
+// Decode reads one image: PNG, JPEG, the first frame of a GIF, BMP, a page of a TIFF, or WebP. The format is
 // told from the content. r is read to its end, and what is allocated is bounded by the size of the file and by o,
 // whatever the file claims.
 //
@@ -224,7 +227,10 @@ func (f *file) open() (Config, decode, error) {
 			if err != nil {
 				return Config{}, nil, err
 			}
-			c.Format = k.name
+			c.Format, c.Pages = k.name, max(c.Pages, 1)
+			if f.Page < 0 || f.Page >= c.Pages {
+				return Config{}, nil, f.broken("page", "%d was asked for, the file has 0 to %d", f.Page, c.Pages-1)
+			}
 			return c, d, nil
 		}
 	}

@@ -173,7 +173,7 @@ func TestMaskPNG(t *testing.T) {
 			require.NoError(t, write(&b))
 			c, err := imaging.DecodeConfig(bytes.NewReader(b.Bytes()), imaging.Options{})
 			require.NoError(t, err)
-			require.Equal(t, imaging.Config{Format: "PNG", Width: m.Width, Height: m.Height, Mode: mode}, c)
+			require.Equal(t, imaging.Config{Format: "PNG", Width: m.Width, Height: m.Height, Pages: 1, Mode: mode}, c)
 			back, err := imaging.DecodeMask(&b, imaging.Options{})
 			require.NoError(t, err)
 			for i, v := range m.Pix {

@@ -54,11 +54,12 @@ var tiffRatio = map[uint64]float64{
 	compressionNone: 1, compressionPackBits: 64, compressionLZW: lzwRatio, compressionDeflate: deflateRatio, compressionDeflate2: deflateRatio,
 }
 
-// A tiffImage is the first page of a TIFF: grey of any depth, palette, RGB or CMYK, with extra samples ignored. Unlike in
+// A tiffImage is one page of a TIFF: grey of any depth, palette, RGB or CMYK, with extra samples ignored. Unlike in
 // JPEG files, the orientation tag is applied: Pillow does so while it loads a TIFF.
 type tiffImage struct {
 	f                      *file
 	order                  binary.ByteOrder
+	directory              uint64 // where the tags of the page are
 	width, height          int
 	bits, samples          int // of one sample; samples of one pixel
 	format, photo          uint64
@@ -76,6 +77,11 @@ func openTIFF(f *file) (Config, decode, error) {
 	if f.data[0] == 'M' {
 		t.order = binary.BigEndian
 	}
+	pages, err := t.pages()
+	if err != nil {
+		return Config{}, nil, err
+	}
+	t.directory = pages[min(max(f.Page, 0), len(pages)-1)] // a page that is not there is the caller's to refuse
 	if err := t.header(); err != nil {
 		return Config{}, nil, err
 	}
@@ -84,7 +90,7 @@ func openTIFF(f *file) (Config, decode, error) {
 	if t.format == formatFloat {
 		mode += " float"
 	}
-	c := Config{Width: t.width, Height: t.height, Mode: mode}
+	c := Config{Width: t.width, Height: t.height, Pages: len(pages), Mode: mode}
 	if t.orientation >= 5 && t.orientation <= 8 {
 		c.Width, c.Height = c.Height, c.Width
 	}
@@ -97,7 +103,7 @@ func openTIFF(f *file) (Config, decode, error) {
 	}, nil
 }
 
-// header reads the tags of the first page and checks that what follows can rely on them.
+// header reads the tags of the page and checks that what follows can rely on them.
 func (t *tiffImage) header() error {
 	tags, err := t.tags()
 	if err != nil {
@@ -224,16 +230,37 @@ func (t *tiffImage) header() error {
 // maxTIFFValues bounds the values of one tag: a million strips or tiles.
 const maxTIFFValues = 1 << 20
 
-// tags reads the integer tags of the first directory that this reader uses.
-func (t *tiffImage) tags() (map[int][]uint64, error) {
+// maxTIFFPages bounds the pages of a file.
+const maxTIFFPages = 1 << 16
+
+// pages returns where the directories of the pages are. A chain that is broken after the first page ends there.
+func (t *tiffImage) pages() ([]uint64, error) {
 	b, f := t.f.data, t.f
 	if len(b) < 8 {
 		return nil, f.broken("header", "has %d bytes, want 8", len(b))
 	}
-	at := uint64(t.order.Uint32(b[4:]))
-	if at+2 > uint64(len(b)) {
-		return nil, f.broken("directory", "at byte %d, the file has %d", at, len(b))
+	var pages []uint64
+	seen := map[uint64]bool{}
+	for at := uint64(t.order.Uint32(b[4:])); len(pages) < maxTIFFPages; {
+		if at+2 > uint64(len(b)) && len(pages) == 0 {
+			return nil, f.broken("directory", "at byte %d, the file has %d", at, len(b))
+		}
+		if at == 0 && len(pages) > 0 || at+2 > uint64(len(b)) || seen[at] {
+			break
+		}
+		pages, seen[at] = append(pages, at), true
+		next := at + 2 + 12*uint64(t.order.Uint16(b[at:]))
+		if next+4 > uint64(len(b)) {
+			break
+		}
+		at = uint64(t.order.Uint32(b[next:]))
 	}
+	return pages, nil
+}
+
+// tags reads the integer tags of the page's directory that this reader uses.
+func (t *tiffImage) tags() (map[int][]uint64, error) {
+	b, f, at := t.f.data, t.f, t.directory
 	n := uint64(t.order.Uint16(b[at:]))
 	if at+2+12*n > uint64(len(b)) {
 		return nil, f.broken("directory", "%d entries at byte %d, the file has %d", n, at, len(b))
