@@ -2,6 +2,7 @@ package seg_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -33,8 +34,9 @@ func freePort(t *testing.T) int {
 func TestOrthanc(t *testing.T) {
 	tool := volumetest.Tool(t, "Orthanc", "orthanc")
 	dir := t.TempDir()
-	port := freePort(t)
-	config, err := json.Marshal(map[string]any{"StorageDirectory": dir, "IndexDirectory": dir, "HttpPort": port, "DicomPort": freePort(t),
+	port, dicomPort := freePort(t), freePort(t)
+	config, err := json.Marshal(map[string]any{"StorageDirectory": dir, "IndexDirectory": dir, "HttpPort": port, "DicomPort": dicomPort,
+		"DicomAlwaysAllowStore": true, "DicomAlwaysAllowFind": true, "DicomAlwaysAllowGet": true,
 		"RemoteAccessAllowed": false, "AuthenticationEnabled": false, "Plugins": []string{}})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "orthanc.json"), config, 0o600))
@@ -86,4 +88,26 @@ func TestOrthanc(t *testing.T) {
 	f, err := dicom.Open(back)
 	require.NoError(t, err)
 	checkFrames(t, st, want, f)
+
+	// The same by the DICOM protocol, as a workstation does.
+	t.Run("dcmtk", func(t *testing.T) {
+		out := t.TempDir()
+		scu := func(name string, args ...string) string {
+			args = append([]string{"-aec", "ORTHANC", "127.0.0.1", fmt.Sprint(dicomPort)}, args...)
+			b, err := exec.Command(volumetest.Tool(t, name, "dcmtk"), args...).CombinedOutput()
+			require.NoError(t, err, string(b))
+			return string(b)
+		}
+		scu("storescu", "-R", segPath)
+		study := f.Data.Text(dicom.StudyInstanceUID)
+		answer := scu("findscu", "-S", "-k", "QueryRetrieveLevel=SERIES", "-k", "StudyInstanceUID="+study, "-k", "Modality=SEG", "-k", "SeriesInstanceUID")
+		require.Contains(t, answer, f.Data.Text(dicom.SeriesInstanceUID))
+		scu("getscu", "-S", "-od", out, "-k", "QueryRetrieveLevel=SERIES", "-k", "StudyInstanceUID="+study, "-k", "SeriesInstanceUID="+f.Data.Text(dicom.SeriesInstanceUID))
+		got, err := dicom.Scan(context.Background(), out)
+		require.NoError(t, err)
+		require.Empty(t, got.Errors)
+		require.Len(t, got.Studies, 1)
+		require.Len(t, got.Studies[0].Series[0].Files, 1)
+		checkFrames(t, st, want, got.Studies[0].Series[0].Files[0])
+	})
 }
