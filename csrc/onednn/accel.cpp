@@ -20,11 +20,12 @@ namespace ub::accel {
 
 namespace {
 
-enum class mode { off, exact, on };
+enum class mode { off, exact, int16, on };
 
 mode wanted_mode() {
     const char * s = std::getenv("UNIBIOMED_ACCEL");
-    return s == nullptr ? mode::on : std::strcmp(s, "off") == 0 ? mode::off : std::strcmp(s, "exact") == 0 ? mode::exact : mode::on;
+    if (s == nullptr) return mode::on;
+    return std::strcmp(s, "off") == 0 ? mode::off : std::strcmp(s, "exact") == 0 ? mode::exact : std::strcmp(s, "int16") == 0 ? mode::int16 : mode::on;
 }
 
 // Without these a product of u8 by s8 saturates in 16 bits.
@@ -37,7 +38,7 @@ bool has_int8_dot_products() {
 }
 
 bool int8_on() {
-    static const bool on = wanted_mode() == mode::on && onednn::available() && has_int8_dot_products();
+    static const bool on = onednn::available() && ((wanted_mode() == mode::on && has_int8_dot_products()) || wide_rows());
     return on;
 }
 
@@ -155,6 +156,11 @@ bool ours(const ggml_tensor * product) {
 
 } // namespace
 
+bool wide_rows() {
+    static const bool wide = int16_available() && (wanted_mode() == mode::int16 || (wanted_mode() == mode::on && !has_int8_dot_products()));
+    return wide;
+}
+
 bool enabled() {
     static const bool on = [] {
         if (wanted_mode() == mode::off || !onednn::available()) return false;
@@ -170,7 +176,7 @@ bool enabled() {
 std::string description() {
     if (wanted_mode() == mode::off) return "oneDNN off (UNIBIOMED_ACCEL)";
     if (!onednn::available()) return onednn::version();
-    return onednn::version() + (int8_on() ? " (f32, int8)" : wanted_mode() == mode::exact ? " (f32, exact)" : " (f32)");
+    return onednn::version() + (int8_on() ? wide_rows() ? " (f32, int8 by int16)" : " (f32, int8)" : wanted_mode() == mode::exact ? " (f32, exact)" : " (f32)");
 }
 
 ggml_backend_buffer_type_t int8_buffer_type() { return enabled() && int8_on() ? buffer_type() : nullptr; }

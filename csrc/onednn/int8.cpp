@@ -1,8 +1,9 @@
 // int8.cpp: MUL_MAT with q8_0 weights in int8.
 //
-// Weights are s8 with one scale an output channel, rows of activations u8 around 128 with one scale a row. A few input channels
-// far larger than the rest, as transformers have, would leave the rest of their row no digits: they are taken out of the row
-// and multiplied in f32. Their weights come out of the packed form by a product with unit rows.
+// Weights are s8 with one scale an output channel. Rows of activations have one scale a row: u8 around 128 where the processor
+// has dot products of 8 bits (oneDNN's products), else s16 (int16.cpp). A few input channels far larger than the rest, as
+// transformers have, would leave the rest of their row no digits: they are taken out of the row and multiplied in f32. Their
+// weights come out of the packed form by a product with unit rows.
 
 #include "onednn/kernels.h"
 #include "onednn/library.h"
@@ -31,10 +32,25 @@ constexpr int64_t few = 4;               // rows that every thread quantizes by 
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+// The two kinds of rows. k is a multiple of 64, rows lie k apart, those of C a multiple of 16.
+size_t row_bytes(int64_t k) { return wide_rows() ? 2 * size_t(k) : size_t(k); }
+
+size_t block_bytes(int64_t k, int64_t n) { return wide_rows() ? int16_packed_size(k, n) : packed_size(numbers::u8s8, int32_t(k), int32_t(n)); }
+
+void pack_block(int64_t k, int64_t n, const int8_t * rows, void * packed) {
+    wide_rows() ? int16_pack(k, n, rows, packed) : pack(numbers::u8s8, int32_t(k), int32_t(n), rows, packed);
+}
+
+void multiply_block(int64_t m, int64_t n, int64_t k, const void * rows, const void * packed, int32_t * C) {
+    const int64_t c = round_up(n, 16);
+    if (wide_rows()) int16_multiply(m, n, k, static_cast<const int16_t *>(rows), k, packed, C, c);
+    else multiply({numbers::u8s8, product::packed, false, int32_t(m), int32_t(n), int32_t(k), k, 0, c}, rows, packed, C);
+}
+
 // Output channels are packed in blocks of this many; the last may be smaller.
 int64_t block_size(int64_t N) { return std::min(N, round_up((N + std::max<int64_t>(1, N / 128) - 1) / std::max<int64_t>(1, N / 128), 64)); }
 
-// Packed weights: scales [N], 128 times the sum of a channel's values [N], blocks. Channels are padded with zeros to `depth`
+// Packed weights: scales [N], what to take off a channel's sums [N], blocks. Channels are padded with zeros to `depth`
 // values, a multiple of 64: rows of activations then begin at cache lines, which AMX loads three times as fast.
 struct packed {
     int64_t K, N, depth, size, last, bytes, last_bytes, offset;
@@ -42,8 +58,8 @@ struct packed {
 
     packed(int64_t K, int64_t N, void * data) : K(K), N(N), depth(round_up(K, 64)), size(block_size(N)), data(static_cast<char *>(data)) {
         last       = N - (blocks() - 1) * size;
-        bytes      = round_up(int64_t(packed_size(numbers::u8s8, int32_t(depth), int32_t(size))), 64);
-        last_bytes = last == size ? bytes : round_up(int64_t(packed_size(numbers::u8s8, int32_t(depth), int32_t(last))), 64);
+        bytes      = round_up(int64_t(block_bytes(depth, size)), 64);
+        last_bytes = last == size ? bytes : round_up(int64_t(block_bytes(depth, last)), 64);
         offset     = round_up(N * 8, 64);
     }
     int64_t   blocks() const { return (N + size - 1) / size; }
@@ -69,7 +85,8 @@ packed packed_form(int64_t K, int64_t N, void * data) {
     return p;
 }
 
-// One channel in q8_0, a scale for every 32 values, to s8 with one scale: values to `to`, and 128 times their sum. `scales` is for work.
+// One channel in q8_0, a scale for every 32 values, to s8 with one scale: values to `to`, and what u8 rows
+// around 128 add to a sum. `scales` is for work.
 void requantize(const char * q8_0, std::vector<float> & scales, int8_t * to, float & scale, int32_t & offset) {
     constexpr int64_t n = 32;
     const size_t step = ggml_type_size(GGML_TYPE_Q8_0);
@@ -96,7 +113,7 @@ void requantize(const char * q8_0, std::vector<float> & scales, int8_t * to, flo
         }
     }
     scale  = amax / 127 + broken;
-    offset = 128 * total;
+    offset = wide_rows() ? 0 : 128 * total;
 }
 
 } // namespace
@@ -120,7 +137,7 @@ void int8_pack(const ggml_tensor * w, const void * q8_0, int n_threads) {
                 requantize(static_cast<const char *>(q8_0) + size_t(channel) * row, scales, rows.data() + i * out.depth, out.scales()[channel],
                            out.offsets()[channel]);
             }
-            pack(numbers::u8s8, int32_t(out.depth), int32_t(out.channels(b)), rows.data(), out.block(b));
+            pack_block(out.depth, out.channels(b), rows.data(), out.block(b));
         }
     };
     auto work = [&] {
@@ -145,24 +162,25 @@ namespace {
 // Rows of activations, quantized, in memory that is given.
 struct activations {
     int64_t   rows, K, depth;  // K as packed weights have it
-    uint8_t * q;          // [rows, depth]
-    uint8_t * units;      // [max_outliers, depth], row i is 1 at the i-th outlier
+    char *    q;          // [rows, depth], u8 or s16
+    char *    units;      // [max_outliers, depth], row i is 1 at the i-th outlier
     float *   scale;      // [rows]
     float *   large;      // [rows, max_outliers], the values of the outliers
     float *   highest;    // [threads, K], the largest magnitude of each channel
 
     static size_t bytes(int64_t rows, int64_t K, int threads) {
-        return size_t((rows + max_outliers) * round_up(K, 64) + round_up(rows * 4, 64) + rows * max_outliers * 4 + round_up(threads * K * 4, 64) + 64);
+        return size_t(rows + max_outliers) * row_bytes(round_up(K, 64)) + size_t(round_up(rows * 4, 64) + rows * max_outliers * 4 + round_up(threads * K * 4, 64) + 64);
     }
     activations(int64_t rows, int64_t K, void * memory) : rows(rows), K(K), depth(round_up(K, 64)) {
         char * at = static_cast<char *>(memory);
         at += (64 - reinterpret_cast<uintptr_t>(at) % 64) % 64;
-        q       = reinterpret_cast<uint8_t *>(at);
-        units   = q + rows * depth;
-        scale   = reinterpret_cast<float *>(units + max_outliers * depth);
+        q       = at;
+        units   = row(rows);
+        scale   = reinterpret_cast<float *>(row(rows + max_outliers));
         large   = scale + round_up(rows * 4, 64) / 4;
         highest = large + rows * max_outliers;
     }
+    char * row(int64_t r) const { return q + size_t(r) * row_bytes(depth); }
 };
 
 void measure(const ggml_tensor * x, int64_t from, int64_t to, float * highest) {
@@ -195,6 +213,7 @@ int find_outliers(const float * highest, int64_t K, int64_t rows, int * columns)
 
 void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * columns, int n_columns, const activations & a) {
     const int64_t K = a.K;
+    const float highest_level = wide_rows() ? int16_highest(a.depth) : 127;
     float * row = scratch(0, size_t(K));
     for (int64_t r = from; r < to; ++r) {
         const float * in = row_of<const float>(x, r);
@@ -212,39 +231,43 @@ void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * colum
             most = larger(magnitude(v), most);
             broken += v * 0.0f;  // NaN for NaN and infinity
         });
-        const float amax = largest(most), inverse = amax > 0 ? 127 / amax : 0;
+        const float amax = largest(most), inverse = amax > 0 ? highest_level / amax : 0;
         const bool sound = sum(broken) == 0 && std::isfinite(inverse);
-        a.scale[r] = sound ? amax / 127 : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
-        uint8_t * q = a.q + r * a.depth;
-        std::fill(q + K, q + a.depth, uint8_t(128));
-        if (!sound) {
-            std::fill_n(q, K, uint8_t(128));
-            continue;
-        }
-        each(K, [&](int64_t k, int n) {
-            const ints v = (ints) (load_n(in + k, n) * inverse + (12582912.0f + 128.0f)) - 0x4b400000;
-            const bytes b = __builtin_convertvector(v, bytes);
-            std::memcpy(q + k, &b, size_t(n));
-        });
+        a.scale[r] = sound ? amax / highest_level : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
+        const auto write = [&](auto * q, auto rounded, float zero) {  // rounded: a vector of what q is
+            std::fill(q + K, q + a.depth, std::decay_t<decltype(*q)>(zero));
+            if (!sound) {
+                std::fill_n(q, K, std::decay_t<decltype(*q)>(zero));
+                return;
+            }
+            each(K, [&](int64_t k, int n) {
+                const ints v = (ints) (load_n(in + k, n) * inverse + (12582912.0f + zero)) - 0x4b400000;
+                rounded = __builtin_convertvector(v, decltype(rounded));
+                std::memcpy(q + k, &rounded, size_t(n) * sizeof(*q));
+            });
+        };
+        if (wide_rows()) write(reinterpret_cast<int16_t *>(a.row(r)), shorts{}, 0);
+        else write(reinterpret_cast<uint8_t *>(a.row(r)), bytes{}, 128);
     }
 }
 
 // Unit rows of the outliers [from, to), and zeros up to a multiple of eight.
 void make_units(const activations & a, const int * columns, int n_columns, int from, int to) {
     for (int i = from; i < to; ++i) {
-        std::fill_n(a.units + i * a.depth, a.depth, uint8_t(0));
-        if (i < n_columns) a.units[i * a.depth + columns[i]] = 1;
+        char * unit = a.row(a.rows + i);
+        std::memset(unit, 0, row_bytes(a.depth));
+        if (i < n_columns) unit[row_bytes(columns[i])] = 1;  // little-endian
     }
 }
 
 // Weights of the outliers in a block, [n_columns, channels] in `weights`.
 void outlier_weights(const packed & w, int64_t b, const activations & a, int n_columns, float * weights) {
-    const int64_t n = w.channels(b), rows = round_up(n_columns, 8);
-    int32_t * values = reinterpret_cast<int32_t *>(scratch(1, size_t(max_outliers * w.size)));
-    multiply({numbers::u8s8, product::packed, false, int32_t(rows), int32_t(n), int32_t(a.depth), a.depth, 0, n}, a.units, w.block(b), values);
+    const int64_t n = w.channels(b), stride = round_up(n, 16), rows = round_up(n_columns, 8);
+    int32_t * values = reinterpret_cast<int32_t *>(scratch(1, size_t(max_outliers * round_up(w.size, 16))));
+    multiply_block(rows, n, a.depth, a.units, w.block(b), values);
     for (int64_t i = 0; i < n_columns; ++i) {
         const float * scale = w.scales() + b * w.size;
-        for (int64_t k = 0; k < n; ++k) weights[i * n + k] = float(values[i * n + k]) * scale[k];
+        for (int64_t k = 0; k < n; ++k) weights[i * n + k] = float(values[i * stride + k]) * scale[k];
     }
 }
 
@@ -288,12 +311,13 @@ void block_of_rows(const ggml_tensor * op, const packed & w, int64_t b, const ac
     const int64_t n = w.channels(b);
     float * weights = scratch(2, size_t(max_outliers * w.size));
     if (n_columns > 0) outlier_weights(w, b, a, n_columns, weights);
-    int32_t * sums = reinterpret_cast<int32_t *>(scratch(3, size_t(rows_at_once * w.size)));
+    const int64_t stride = round_up(n, 16);
+    int32_t * sums = reinterpret_cast<int32_t *>(scratch(3, size_t(rows_at_once * round_up(w.size, 16))));
     for (int64_t r = first; r < first + count; r += rows_at_once) {
         const int64_t m = std::min(rows_at_once, first + count - r);
-        multiply({numbers::u8s8, product::packed, false, int32_t(m), int32_t(n), int32_t(a.depth), a.depth, 0, n}, a.q + r * a.depth, w.block(b), sums);
+        multiply_block(m, n, a.depth, a.row(r), w.block(b), sums);
         for (int64_t i = r; i < r + m; ++i) {
-            rescale(w, b, sums + (i - r) * n, a.scale[i], a.large + i * max_outliers, weights, n_columns, ending(op, b * w.size, i), row_of<float>(op, i) + b * w.size);
+            rescale(w, b, sums + (i - r) * stride, a.scale[i], a.large + i * max_outliers, weights, n_columns, ending(op, b * w.size, i), row_of<float>(op, i) + b * w.size);
         }
     }
 }

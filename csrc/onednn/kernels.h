@@ -6,7 +6,9 @@
 
 #include "ggml-cpu-impl.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 namespace ub::accel {
 
@@ -30,6 +32,18 @@ size_t int8_size(int64_t k, int64_t n);                      // bytes of packed 
 void   int8_pack(const ggml_tensor * w, const void * q8_0, int n_threads);  // to w->data, from the file's blocks; blocks are shared out to the threads
 size_t int8_work(const ggml_tensor * op, int n_threads);
 void   int8_mul_mat(const ggml_compute_params * p, ggml_tensor * op);
+
+// int16.cpp: C[m, n] = A[m, k] B[k, n] of s16 rows by packed s8 weights, k even, rows a and c elements apart. C is written up to
+// a multiple of 16 columns.
+bool   int16_available();
+size_t int16_packed_size(int64_t k, int64_t n);
+void   int16_pack(int64_t k, int64_t n, const int8_t * rows, void * packed);
+void   int16_multiply(int64_t m, int64_t n, int64_t k, const int16_t * A, int64_t a, const void * packed, int32_t * C, int64_t c);
+// The largest magnitude of an element of A with which k products by 127 fit s32.
+inline float int16_highest(int64_t k) { return float(std::min<int64_t>(INT16_MAX, INT32_MAX / (127 * k))); }
+
+// accel.cpp: whether int8 takes rows of activations in 16 bits.
+bool   wide_rows();
 
 // products.cpp
 bool   f32_takes(const ggml_tensor * op);

@@ -170,6 +170,21 @@ TEST_CASE("int8 with a few input channels far above the rest stays within 1.2 ti
     }
 }
 
+TEST_CASE("the largest sums of int8 do not overflow or saturate") {
+    if (skipped() || accel::int8_buffer_type() == nullptr) return;
+    runner r(2);
+    for (int64_t K : {64, 1024, 4864, 8192}) {
+        CAPTURE(K);
+        const int64_t N = 48, M = 40;
+        // every weight and every activation at its largest level; channels and rows take turns in sign
+        std::vector<float> values(size_t(K * N)), x(size_t(K * M));
+        for (size_t i = 0; i < values.size(); ++i) values[i] = int64_t(i) / K % 2 == 0 ? 1.0f : -1.0f;
+        for (size_t i = 0; i < x.size(); ++i) x[i] = int64_t(i) / K % 3 == 0 ? -3.0f : 3.0f;
+        weight w(GGML_TYPE_Q8_0, K, N, values, true);
+        CHECK(difference(r.linear({w.t, nullptr}, x, M), product(values, x, K, N, M)) < 1e-3);
+    }
+}
+
 TEST_CASE("NaN and infinity in a row stay in it") {
     if (skipped()) return;
     const int64_t K = 128, N = 64, M = 12;

@@ -1,0 +1,117 @@
+// int16.cpp: products of s16 rows by s8 weights, for processors with AVX2 that have no dot products of 8 bits.
+//
+// There a product of u8 by s8 saturates in 16 bits. vpmaddwd multiplies s16 by s16 and adds pairs in s32, exactly, at more than
+// one and a half times the rate of f32. Weights stay s8 in memory and are widened a panel at a time, into the L1 cache.
+//
+// Packed: panels of 16 output channels, the last padded with zeros; in a panel [k / 2][channel][2], so that a pair of input
+// channels is 32 bytes.
+
+#include "onednn/kernels.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#if defined(__AVX2__)
+#  include <immintrin.h>
+#endif
+
+namespace ub::accel {
+
+namespace {
+
+constexpr int64_t width = 16;  // channels of a panel
+constexpr int64_t depth_at_once = 512;  // input channels: a widened panel of so many fills half the L1 cache
+
+int64_t panels(int64_t n) { return (n + width - 1) / width; }
+
+} // namespace
+
+size_t int16_packed_size(int64_t k, int64_t n) { return size_t(panels(n) * width * k); }
+
+void int16_pack(int64_t k, int64_t n, const int8_t * rows, void * packed) {
+    int8_t * to = static_cast<int8_t *>(packed);
+    std::memset(to, 0, int16_packed_size(k, n));
+    for (int64_t c = 0; c < n; ++c) {
+        int8_t * panel = to + c / width * width * k + c % width * 2;
+        for (int64_t i = 0; i < k; i += 2) std::memcpy(panel + i * width, rows + c * k + i, 2);
+    }
+}
+
+#if defined(__AVX2__)
+
+bool int16_available() { return true; }
+
+namespace {
+
+// Sixteen s8 as s16.
+inline __m256i wide(const int8_t * p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+inline __m256i wide(const int16_t * p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
+
+// C[R, 16] (+)= A[R, k] by a panel, of s8 or widened. Twelve sums, two halves of a pair of input channels, a value of A and a
+// product are sixteen registers at R = 6.
+template <int R, class T> void tile(const int16_t * A, int64_t a, const T * panel, int64_t k, int32_t * C, int64_t c, bool accumulate) {
+    __m256i sums[R][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+        const __m256i * at = reinterpret_cast<const __m256i *>(C + r * c);
+        sums[r][0] = accumulate ? _mm256_loadu_si256(at) : _mm256_setzero_si256();
+        sums[r][1] = accumulate ? _mm256_loadu_si256(at + 1) : _mm256_setzero_si256();
+    }
+    for (int64_t i = 0; i < k; i += 2, panel += 2 * width) {
+        const __m256i low = wide(panel), high = wide(panel + width);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+            int32_t pair;
+            std::memcpy(&pair, A + r * a + i, sizeof(pair));
+            const __m256i x = _mm256_set1_epi32(pair);
+            sums[r][0] = _mm256_add_epi32(sums[r][0], _mm256_madd_epi16(x, low));
+            sums[r][1] = _mm256_add_epi32(sums[r][1], _mm256_madd_epi16(x, high));
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+        __m256i * at = reinterpret_cast<__m256i *>(C + r * c);
+        _mm256_storeu_si256(at, sums[r][0]);
+        _mm256_storeu_si256(at + 1, sums[r][1]);
+    }
+}
+
+template <class T> void rows_by_panel(int64_t rows, const int16_t * A, int64_t a, const T * panel, int64_t k, int32_t * C, int64_t c, bool accumulate) {
+    using kernel = void (*)(const int16_t *, int64_t, const T *, int64_t, int32_t *, int64_t, bool);
+    constexpr kernel kernels[] = {tile<1, T>, tile<2, T>, tile<3, T>, tile<4, T>, tile<5, T>, tile<6, T>};
+    for (int64_t r = 0, groups = (rows + 5) / 6; r < rows; --groups) {
+        const int64_t n = (rows - r + groups - 1) / groups;  // even groups of 6 or less
+        kernels[n - 1](A + r * a, a, panel, k, C + r * c, c, accumulate);
+        r += n;
+    }
+}
+
+} // namespace
+
+void int16_multiply(int64_t m, int64_t n, int64_t k, const int16_t * A, int64_t a, const void * packed, int32_t * C, int64_t c) {
+    const int8_t * panel = static_cast<const int8_t *>(packed);
+    // few rows: widening pays for itself no more
+    if (m <= 6) {
+        for (int64_t p = 0; p < panels(n); ++p) rows_by_panel(m, A, a, panel + p * width * k, k, C + p * width, c, false);
+        return;
+    }
+    alignas(64) int16_t wider[width * depth_at_once];
+    for (int64_t from = 0; from < k; from += depth_at_once) {
+        const int64_t depth = std::min(depth_at_once, k - from);
+        for (int64_t p = 0; p < panels(n); ++p) {
+            const int8_t * part = panel + p * width * k + from * width;
+            for (int64_t i = 0; i < width * depth; i += 16) _mm256_store_si256(reinterpret_cast<__m256i *>(wider + i), wide(part + i));
+            rows_by_panel(m, A + from, a, wider, depth, C + p * width, c, from > 0);
+        }
+    }
+}
+
+#else
+
+bool int16_available() { return false; }
+void int16_multiply(int64_t, int64_t, int64_t, const int16_t *, int64_t, const void *, int32_t *, int64_t) { throw std::logic_error("products of s16 need AVX2"); }
+
+#endif
+
+} // namespace ub::accel
