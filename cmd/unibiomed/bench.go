@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -27,9 +29,16 @@ type benchCmd struct {
 	Image     string `placeholder:"FILE" help:"The image. Default: a made one of 1024 x 1024."`
 	NewTokens int    `default:"32" placeholder:"N" help:"Tokens of each answer; exactly so many are decoded, whatever they say."`
 	Masks     int    `default:"5" placeholder:"N" help:"[SEG] of the answer with several masks."`
-	Repeat    int    `default:"1" placeholder:"N" help:"Run every stage so often and take the fastest."`
-	JSON      bool   `help:"Print the measurements as JSON."`
-	Quiet     bool   `short:"q" help:"No progress."`
+	Repeat    int    `default:"1" placeholder:"N" help:"Rounds of all stages; the fastest run of each counts."`
+	Slices    int    `placeholder:"N" help:"Also a volume of N slices."`
+	Growth    string `placeholder:"FILE" help:"Also the time against tiles, [SEG], prompt length and slices, as a plot in a PNG or SVG file."`
+
+	CompareTorch string `placeholder:"PYTHON" help:"Also time the same checkpoint in PyTorch, in turns with the rounds: runs reference/bench.py with this Python in the current folder."`
+	Checkpoint   string `placeholder:"FOLDER" help:"For --compare-torch: the Hugging Face folder that the model was converted from."`
+	TorchScript  string `placeholder:"FILE" help:"For --compare-torch: another script, with the arguments and the JSON of reference/bench.py."`
+
+	JSON  bool `help:"Print the measurements as JSON."`
+	Quiet bool `short:"q" help:"No progress."`
 }
 
 func (benchCmd) Help() string {
@@ -37,7 +46,8 @@ func (benchCmd) Help() string {
 
 Examples:
   unibiomed bench --model unibiomed-1b-q8_0 --threads 2
-  unibiomed bench --model unibiomed-1b-q8_0 --image ct.png --new-tokens 64 --json`
+  unibiomed bench --model unibiomed-1b-q8_0 --image ct.png --new-tokens 64 --json
+  unibiomed bench --model unibiomed-1b-q8_0 --threads 2 --repeat 2 --compare-torch .venv/bin/python --checkpoint UniBiomed`
 }
 
 // A measurement is one row: some work and what it took.
@@ -46,9 +56,12 @@ type measurement struct {
 	Work    string  `json:"work"`
 	Count   int     `json:"count"` // of what Work names
 	Seconds float64 `json:"seconds"`
-	FLOP    uint64  `json:"flop,omitempty"`
-	Rate    float64 `json:"flop_per_second,omitempty"`
-	Share   float64 `json:"share_of_peak,omitempty"` // of the f32 matrix-product rate measured in this run
+	// Processor is the time of all threads. On a quiet machine it is near Seconds times the threads.
+	Processor float64 `json:"processor_seconds,omitempty"`
+	FLOP      uint64  `json:"flop,omitempty"`
+	Rate      float64 `json:"flop_per_second,omitempty"`
+	Type      string  `json:"weights,omitempty"`       // of the part of the model that the stage runs
+	Share     float64 `json:"share_of_peak,omitempty"` // of the rate of matrix products with such weights, measured in this run
 }
 
 // An answerCost is an answer put together from measured stages.
@@ -79,10 +92,15 @@ type benchDocument struct {
 	LoadCold float64       `json:"load_cold_seconds"` // 0 where the system can't forget cached files
 	LoadWarm float64       `json:"load_warm_seconds"`
 	Stages   []measurement `json:"stages"`
-	Answers  []answerCost  `json:"answers"`  // made of stages, at exactly --new-tokens
-	Library  []answerCost  `json:"library"`  // the same two questions through unibiomed.Ask, which keeps to the stop rule
-	PeakRate float64       `json:"peak_f32"` // FLOP per second
-	Memory   struct {
+	Answers  []answerCost  `json:"answers"` // made of stages, at exactly --new-tokens
+	Library  []answerCost  `json:"library"` // the same two questions through unibiomed.Ask, which keeps to the stop rule
+	// Peaks are the best rates of matrix products by type of weight, in FLOP per second.
+	Peaks      map[string]float64 `json:"peaks"`
+	Volume     *volumeCost        `json:"volume,omitempty"`
+	Growth     []growth           `json:"growth,omitempty"`
+	Torch      *torchDocument     `json:"torch,omitempty"`
+	Comparison []comparison       `json:"comparison,omitempty"`
+	Memory     struct {
 		Plan     *planDocument `json:"plan"`
 		Before   uint64        `json:"resident_before"`
 		Peak     uint64        `json:"resident_peak"`  // mapped weights included
@@ -103,6 +121,14 @@ func (c *benchCmd) Run(ctx context.Context, s *streams) error {
 		return usagef("--masks: %d, want at least 1", c.Masks)
 	case c.Repeat < 1:
 		return usagef("--repeat: %d, want at least 1", c.Repeat)
+	case c.Slices < 0:
+		return usagef("--slices: %d, want at least 1", c.Slices)
+	}
+	if err := c.validateTorch(); err != nil {
+		return err
+	}
+	if err := c.validateGrowth(); err != nil {
+		return err
 	}
 	if err := c.validate(); err != nil {
 		return err
@@ -132,9 +158,18 @@ func (c *benchCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	defer b.p.Close()
-	if err := b.stages(ctx); err != nil {
-		return err
+	for range c.Repeat {
+		if err := b.stages(ctx); err != nil {
+			return err
+		}
+		if c.CompareTorch != "" {
+			if err := b.torch(ctx); err != nil {
+				return err
+			}
+		}
 	}
+	b.answers()
+	b.compare()
 	if err := b.library(ctx); err != nil {
 		return err
 	}
@@ -149,6 +184,12 @@ func (c *benchCmd) Run(ctx context.Context, s *streams) error {
 		doc.Memory.OverPlan = float64(native) / float64(plan.Total)
 	}
 	if err := b.peak(); err != nil {
+		return err
+	}
+	if err := b.volume(ctx); err != nil {
+		return err
+	}
+	if err := b.growth(ctx); err != nil {
 		return err
 	}
 	bar.finish()
@@ -208,6 +249,7 @@ type bench struct {
 	p   *unibiomed.Pipeline
 
 	done             float64
+	states           []float32 // [NewTokens, Embd], vectors to draw masks from: any cost what those at [SEG] cost
 	goBefore, goPeak uint64
 }
 
@@ -280,38 +322,42 @@ func (b *bench) step(name string, share float64) {
 	b.bar.set("", min(b.done, 1))
 }
 
-// measure runs a stage, as often as asked for, and adds the fastest run as a row. The FLOP are those that the native stages
-// counted meanwhile.
+// measure runs a stage and adds it as a row, in place of a slower run of an earlier round. The FLOP are those that the native
+// stages counted meanwhile.
 func (b *bench) measure(ctx context.Context, stage, work string, count int, share float64, body func() error) error {
-	best := measurement{Stage: stage, Work: work, Count: count, Seconds: math.Inf(1)}
-	for range b.Repeat {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		before, err := b.flop()
-		if err != nil {
-			return err
-		}
-		start := time.Now()
-		if err := body(); err != nil {
-			return err
-		}
-		took := time.Since(start).Seconds()
-		b.goPeak = max(b.goPeak, goMemory())
-		after, err := b.flop()
-		if err != nil {
-			return err
-		}
-		if took < best.Seconds {
-			best.Seconds, best.FLOP = took, after-before
-		}
-		b.step(stage, share/float64(b.Repeat))
+	m, err := b.timed(ctx, body)
+	if err != nil {
+		return err
 	}
-	if best.FLOP > 0 {
-		best.Rate = float64(best.FLOP) / best.Seconds
-	}
-	b.doc.Stages = append(b.doc.Stages, best)
+	m.Stage, m.Work, m.Count = stage, work, count
+	b.doc.Stages = fastest(b.doc.Stages, m)
+	b.step(stage, share/float64(b.Repeat))
 	return nil
+}
+
+// timed runs body and returns what it took.
+func (b *bench) timed(ctx context.Context, body func() error) (m measurement, err error) {
+	if err := ctx.Err(); err != nil {
+		return m, err
+	}
+	before, err := b.flop()
+	if err != nil {
+		return m, err
+	}
+	start, processor := time.Now(), processorTime()
+	if err := body(); err != nil {
+		return m, err
+	}
+	m.Seconds, m.Processor = time.Since(start).Seconds(), (processorTime() - processor).Seconds()
+	b.goPeak = max(b.goPeak, goMemory())
+	after, err := b.flop()
+	if err != nil {
+		return m, err
+	}
+	if m.FLOP = after - before; m.FLOP > 0 {
+		m.Rate = float64(m.FLOP) / m.Seconds
+	}
+	return m, nil
 }
 
 func (b *bench) flop() (uint64, error) {
@@ -423,7 +469,7 @@ func (b *bench) stages(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	var states []float32 // any vectors cost what those at [SEG] cost
+	var states []float32
 	decode := func(length int) error {
 		if err := session.Truncate(length); err != nil {
 			return err
@@ -446,6 +492,7 @@ func (b *bench) stages(ctx context.Context) error {
 	if err := b.measure(ctx, rowDecode, "tokens", b.NewTokens, 0.05, func() error { return decode(len(first)) }); err != nil {
 		return err
 	}
+	b.states = states
 	prompts := make([]float32, 0, b.Masks*info.Embd)
 	for i := range b.Masks {
 		k := i % b.NewTokens
@@ -502,20 +549,21 @@ func (b *bench) stages(ctx context.Context) error {
 	if err := b.measure(ctx, rowNextDecode, "tokens", b.NewTokens, 0.05, func() error { return decode(len(second)) }); err != nil {
 		return err
 	}
-	b.answers()
 	return nil
+}
+
+// answerStart are the stages of an answer up to its masks.
+func answerStart() []string {
+	return []string{rowPrepare, rowVision, rowPrefill, rowDecode, rowPrepareImage, rowFeatures}
 }
 
 // answers puts the stages together.
 func (b *bench) answers() {
-	took := map[string]float64{}
-	for _, m := range b.doc.Stages {
-		took[m.Stage] = m.Seconds
-	}
+	took := byStage(b.doc.Stages)
 	add := func(name string, stages ...string) {
 		a := answerCost{Answer: name, Consists: stages, OfFirst: 1}
 		for _, s := range stages {
-			a.Seconds += took[s]
+			a.Seconds += took[s].Seconds
 			if s == rowFeatures {
 				a.Encoded++
 			}
@@ -525,9 +573,8 @@ func (b *bench) answers() {
 		}
 		b.doc.Answers = append(b.doc.Answers, a)
 	}
-	start := []string{rowPrepare, rowVision, rowPrefill, rowDecode, rowPrepareImage, rowFeatures}
-	add("first question, 1 [SEG]", append(start, rowMask, rowResize)...)
-	add(fmt.Sprintf("first question, %d [SEG]", b.Masks), append(start, rowMasks, rowResizes)...)
+	add("first question, 1 [SEG]", append(answerStart(), rowMask, rowResize)...)
+	add(fmt.Sprintf("first question, %d [SEG]", b.Masks), append(answerStart(), rowMasks, rowResizes)...)
 	add("second question about the image, 1 [SEG]", rowNextPrefill, rowNextDecode, rowMask, rowResize)
 }
 
@@ -563,16 +610,39 @@ func (b *bench) library(ctx context.Context) error {
 	return nil
 }
 
-// peak measures what the device can do at its best, and each stage's share of it.
+// stageParts are the parts of the model that the stages with FLOP run.
+var stageParts = map[string]checkpoint.Part{
+	rowOneTile: checkpoint.Vision, rowVision: checkpoint.Vision, rowFeatures: checkpoint.Grounding, rowMask: checkpoint.Grounding, rowMasks: checkpoint.Grounding,
+	rowPrefill: checkpoint.Language, rowDecode: checkpoint.Language, rowNextPrefill: checkpoint.Language, rowNextDecode: checkpoint.Language,
+}
+
+// peak measures what the device can do at its best with each type of weight in use, and each stage's share of it.
 func (b *bench) peak() error {
 	b.step("peak", 0)
-	rate, err := b.p.Native().PeakRate("f32", 1024, time.Second)
-	if err != nil {
+	b.doc.Peaks = map[string]float64{}
+	measure := func(typ string) error {
+		if _, known := b.doc.Peaks[typ]; known {
+			return nil
+		}
+		// a mixture, such as q4_k_m, is named for most of its matrices
+		rate, err := b.p.Native().PeakRate(strings.TrimSuffix(typ, "_m"), 1024, time.Second)
+		b.doc.Peaks[typ] = rate
 		return err
 	}
-	b.doc.PeakRate = rate
+	if err := measure("f32"); err != nil {
+		return err
+	}
 	for i := range b.doc.Stages {
-		b.doc.Stages[i].Share = b.doc.Stages[i].Rate / rate
+		m := &b.doc.Stages[i]
+		part, ok := stageParts[m.Stage]
+		if !ok {
+			continue
+		}
+		m.Type = b.doc.Model.Quantization[string(part)]
+		if err := measure(m.Type); err != nil {
+			return err
+		}
+		m.Share = m.Rate / b.doc.Peaks[m.Type]
 	}
 	return nil
 }
@@ -603,15 +673,17 @@ func (d *benchDocument) print(w io.Writer) error {
 
 	fmt.Fprintln(w)
 	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "stage\tcount\tof\tseconds\teach ms\tGFLOP\tGFLOP/s\tof peak\t")
+	fmt.Fprintln(t, "stage\tcount\tof\tseconds\tprocessor s\teach ms\tGFLOP\tGFLOP/s\tof peak\t")
 	for _, m := range d.Stages {
 		flop, rate, share := "", "", ""
 		if m.FLOP > 0 {
 			flop, rate, share = fmt.Sprintf("%.2f", float64(m.FLOP)/1e9), fmt.Sprintf("%.1f", m.Rate/1e9), fmt.Sprintf("%.0f %%", 100*m.Share)
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%.3f\t%.2f\t%s\t%s\t%s\t\n", m.Stage, m.Count, m.Work, m.Seconds, 1000*m.Seconds/float64(m.Count), flop, rate, share)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%.3f\t%.3f\t%.2f\t%s\t%s\t%s\t\n", m.Stage, m.Count, m.Work, m.Seconds, m.Processor, 1000*m.Seconds/float64(m.Count), flop, rate, share)
 	}
-	fmt.Fprintf(t, "peak: f32 products of 1024\t\t\t\t\t\t%.1f\t100 %%\t\n", d.PeakRate/1e9)
+	for _, typ := range slices.Sorted(maps.Keys(d.Peaks)) {
+		fmt.Fprintf(t, "peak: %s products of 1024\t\t\t\t\t\t\t%.1f\t100 %%\t\n", typ, d.Peaks[typ]/1e9)
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -627,7 +699,19 @@ func (d *benchDocument) print(w io.Writer) error {
 	answers(d.Answers)
 	fmt.Fprintln(t, "through the library\t\t\t")
 	answers(d.Library)
+	if v := d.Volume; v != nil {
+		fmt.Fprintf(t, "volume of %d slices, 1 [SEG]\t%.3f\t\t%d\n", v.Slices, v.Seconds, v.Encoded)
+	}
 	fmt.Fprintln(t)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if err := d.printComparison(w); err != nil {
+		return err
+	}
+	if err := d.printGrowth(w); err != nil {
+		return err
+	}
 	d.Memory.Plan.print(t)
 	fmt.Fprintf(t, "resident before opening\t%s\nresident at the peak\t%s, of it %s of Go; the rest is %.2f of the plan\n",
 		bytesText(d.Memory.Before), bytesText(d.Memory.Peak), bytesText(d.Memory.Go), d.Memory.OverPlan)
