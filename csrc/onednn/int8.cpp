@@ -246,7 +246,7 @@ void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * colum
                 std::memcpy(q + k, &rounded, size_t(n) * sizeof(*q));
             });
         };
-        if (wide_rows()) write(reinterpret_cast<int16_t *>(a.row(r)), shorts{}, 0);
+        if (wide_rows()) write(reinterpret_cast<int16_t *>(a.row(r)), signed_shorts{}, 0);
         else write(reinterpret_cast<uint8_t *>(a.row(r)), bytes{}, 128);
     }
 }

@@ -1,6 +1,7 @@
-// vector.h: sixteen floats at a time, and exp and erf on them.
+// vector.h: a register of floats at a time, and exp and erf on them.
 //
-// The compiler's vector extension splits sixteen into what the machine has: one AVX-512, two AVX or four NEON registers.
+// The vectors are the compiler's own extension, as wide as the machine's registers: of wider ones GCC takes comparisons and
+// conversions apart into single floats.
 
 #pragma once
 
@@ -9,11 +10,18 @@
 
 namespace ub::onednn {
 
+#if defined(__AVX512F__)
 constexpr int lanes = 16;
-typedef float   floats __attribute__((vector_size(64)));
-typedef int32_t ints __attribute__((vector_size(64)));
-typedef uint16_t shorts __attribute__((vector_size(32)));
-typedef uint8_t bytes __attribute__((vector_size(16)));
+#elif defined(__AVX__)
+constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
+#endif
+typedef float    floats __attribute__((vector_size(lanes * 4)));
+typedef int32_t  ints __attribute__((vector_size(lanes * 4)));
+typedef int16_t  signed_shorts __attribute__((vector_size(lanes * 2)));
+typedef uint16_t shorts __attribute__((vector_size(lanes * 2)));
+typedef uint8_t  bytes __attribute__((vector_size(lanes)));
 
 inline floats load(const float * p) {
     floats v;
@@ -49,7 +57,7 @@ inline float largest(floats v) {
     return s[0];
 }
 
-// f(i, n) for sixteen at a time, n of them: n < lanes only at the end.
+// f(i, n) for a vector at a time, n of it: n < lanes only at the end.
 template <class F> inline void each(int64_t count, F && f) {
     int64_t i = 0;
     for (; i + lanes <= count; i += lanes) f(i, lanes);
