@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -396,6 +397,7 @@ func (b *bench) ids(tiles int, target string) ([]int32, error) {
 const (
 	rowPrepare      = "prepare tiles"
 	rowOneTile      = "vision, one tile"
+	rowBusyTile     = "vision, one tile beside a busy thread"
 	rowVision       = "vision"
 	rowPrefill      = "prefill"
 	rowDecode       = "decode"
@@ -451,6 +453,15 @@ func (b *bench) stages(ctx context.Context) error {
 		_, err := model.EncodeTiles(ctx, one, 1, bindings.Call{})
 		return err
 	}); err != nil {
+		return err
+	}
+	idle := beBusy()
+	err = b.measure(ctx, rowBusyTile, "tile", 1, 0.05, func() error {
+		_, err := model.EncodeTiles(ctx, one, 1, bindings.Call{})
+		return err
+	})
+	idle()
+	if err != nil {
 		return err
 	}
 	if err := b.measure(ctx, rowVision, "tiles", cut.N, 0.3, func() (err error) {
@@ -552,6 +563,22 @@ func (b *bench) stages(ctx context.Context) error {
 	return nil
 }
 
+// beBusy keeps one thread of the system busy, as another program would, until the returned function is called.
+func beBusy() (idle func()) {
+	var done atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		for !done.Load() {
+		}
+	}()
+	return func() {
+		done.Store(true)
+		<-ended
+	}
+}
+
 // answerStart are the stages of an answer up to its masks.
 func answerStart() []string {
 	return []string{rowPrepare, rowVision, rowPrefill, rowDecode, rowPrepareImage, rowFeatures}
@@ -612,7 +639,7 @@ func (b *bench) library(ctx context.Context) error {
 
 // stageParts are the parts of the model that the stages with FLOP run.
 var stageParts = map[string]checkpoint.Part{
-	rowOneTile: checkpoint.Vision, rowVision: checkpoint.Vision, rowFeatures: checkpoint.Grounding, rowMask: checkpoint.Grounding, rowMasks: checkpoint.Grounding,
+	rowOneTile: checkpoint.Vision, rowBusyTile: checkpoint.Vision, rowVision: checkpoint.Vision, rowFeatures: checkpoint.Grounding, rowMask: checkpoint.Grounding, rowMasks: checkpoint.Grounding,
 	rowPrefill: checkpoint.Language, rowDecode: checkpoint.Language, rowNextPrefill: checkpoint.Language, rowNextDecode: checkpoint.Language,
 }
 

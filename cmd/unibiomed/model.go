@@ -10,11 +10,22 @@ import (
 
 // modelFlags say which model answers, and where. Every verb that computes has them.
 type modelFlags struct {
-	Model       string `short:"m" env:"UNIBIOMED_MODEL" placeholder:"DIR" help:"Model folder. Default: unibiomed-nano, which is part of the command."`
-	Device      string `default:"auto" placeholder:"NAME" help:"auto, cpu, or a device that doctor lists, such as cuda0."`
-	Threads     int    `placeholder:"N" help:"CPU threads. Default: the number of physical cores."`
-	Context     int    `placeholder:"N" help:"Positions of a conversation. Default: 8192, or what the model was trained for."`
-	MemoryLimit uint64 `placeholder:"BYTES" help:"Refuse a model whose plan needs more. Default: what is free."`
+	Model       string    `short:"m" env:"UNIBIOMED_MODEL" placeholder:"DIR" help:"Model folder. Default: unibiomed-nano, which is part of the command."`
+	Device      string    `default:"auto" placeholder:"NAME" help:"auto, cpu, or a device that doctor lists, such as cuda0."`
+	Threads     int       `placeholder:"N" help:"CPU threads. Default: the number of physical cores."`
+	Context     int       `placeholder:"N" help:"Positions of a conversation. Default: 8192, or what the model was trained for."`
+	Exact       exactFlag `help:"On a CPU, f32 arithmetic throughout, whatever the weights' type: slower, to compare with."`
+	MemoryLimit uint64    `placeholder:"BYTES" help:"Refuse a model whose plan needs more. Default: what is free."`
+}
+
+// An exactFlag is set before the native library is first used, which reads the variable once (docs/performance.md).
+type exactFlag bool
+
+func (e exactFlag) AfterApply() error {
+	if !e {
+		return nil
+	}
+	return os.Setenv("UNIBIOMED_ACCEL", "exact")
 }
 
 func (f modelFlags) validate() error {
