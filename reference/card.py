@@ -61,7 +61,7 @@ def bars(scores, checks):
         bar("absent targets of the same modality, empty masks", 0.85, seg["absent"] and seg["absent"]["mean"])
         bar("absent targets of another modality, empty masks", 0.85, seg["foreign"] and seg["foreign"]["mean"])
         follows = seg["segmentation"]["follows_question"]
-        bar("pairs of targets in different places with different masks", 0.9, follows["different"] / max(1, follows["pairs"]))
+        bar("pairs of targets in different places with different masks", 0.9, follows["different"] / follows["pairs"] if follows["pairs"] else None)
     if scores.get("modality"):
         bar("modality question, accuracy", 0.97, scores["modality"]["modality"]["mean"])
     if scores.get("recognize"):
@@ -83,7 +83,7 @@ def read_curve(paths):
             if line.startswith("{"):
                 out.append(json.loads(line))
             elif found := re.search(r"val at step (\d+): (.*)", line):
-                scores = {k.lower(): float(v) for k, v in re.findall(r"([A-Za-z ]*[A-Za-z]) (\d+\.\d+)", found[2])}
+                scores = {k.strip().lower(): float(v) for k, v in re.findall(r"([A-Za-z ]*[A-Za-z]) (\d+\.\d+)", found[2])}
                 out.append({"stage": "sam" if "dice" in scores else "language", "step": int(found[1])} | scores)
     return out
 
