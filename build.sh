@@ -103,9 +103,9 @@ deps() {
 
 test_venv=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/unibiomed/test-python
 
-# test_tools installs other programs that read and write medical files. Tests that lack one say so and skip, so nothing fails here.
+# test_tools installs valgrind, and other programs that read and write medical files. Tests that lack one say so and skip, so nothing fails here.
 test_tools() {
-	local packages=(python3-pydicom python3-nibabel python3-gdcm dcmtk dicom3tools orthanc python3-venv)
+	local packages=(python3-pydicom python3-nibabel python3-gdcm dcmtk dicom3tools orthanc python3-venv valgrind)
 	local wanted=unibiomed/volume/volumetest/requirements.txt
 	if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
 		say "apt-get install ${packages[*]}"
