@@ -5,7 +5,6 @@
 #include "quantize.h"
 
 #include <algorithm>
-#include <future>
 #include <numeric>
 
 namespace ub {
@@ -124,17 +123,17 @@ model::model(const ub_model_files & paths, const ub_model_params & p, reporter &
              (unsigned long long) m.compute_masks, (unsigned long long) m.features);
     }
 
-    // The language model takes longest to open; the image parts are opened beside it, and only the caller's thread reports.
-    std::future<void> images;
+    // The language model takes longest to open; the image parts are opened beside it, and only the caller's thread reports. On a CPU,
+    // where nothing but packing weights is left to do, nobody waits for them before the first image.
     if (!vocab_only) {
-        images = std::async(std::launch::async | std::launch::deferred, [&] {
+        images = std::async(std::launch::async | std::launch::deferred, [this, files, tiles = int(p.tile_batch), masks = int(p.mask_batch)] {
             reporter silent;
-            if (files.vision) tower = std::make_unique<vision>(files.vision, dev, int(p.tile_batch), silent);
-            if (files.grounding) grounding = sam2::load(files.grounding, dev, int(p.mask_batch), totals, silent);
-        });
+            if (files.vision) tower = std::make_unique<vision>(files.vision, dev, tiles, silent);
+            if (files.grounding) grounding = sam2::load(files.grounding, dev, masks, totals, silent);
+        }).share();
     }
     if (files.language) lm = std::make_unique<language>(files.language, dev, p.n_ctx, vocab_only, totals, r);
-    if (images.valid()) images.get();
+    if (images.valid() && (!dev->is_cpu() || lm == nullptr)) images.get();
     r.range(0, 1);
     r.step(1);
 }
@@ -150,11 +149,13 @@ language & model::need_weights() const {
 }
 
 vision & model::need_vision() const {
+    if (images.valid()) images.get();
     UB_REQUIRE(tower != nullptr, "the model was opened without its vision file");
     return *tower;
 }
 
 sam2 & model::need_grounding() const {
+    if (images.valid()) images.get();
     UB_REQUIRE(grounding != nullptr, "the model was opened without its grounding file");
     return *grounding;
 }

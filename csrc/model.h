@@ -7,6 +7,8 @@
 #include "types.h"
 #include "vision.h"
 
+#include <future>
+
 namespace ub {
 
 // The files of a model, opened and checked, and the device they are meant for.
@@ -33,10 +35,11 @@ struct model {
     std::unique_ptr<language>   lm;       // null where left out
     std::unique_ptr<vision>     tower;
     std::unique_ptr<sam2>       grounding;
+    std::shared_future<void>    images;   // done when tower and grounding are there; destroyed first, which waits for it
 
     model(const ub_model_files & paths, const ub_model_params & p, reporter & r);
 
-    // The part, or UB_E_INVALID.
+    // The part, or UB_E_INVALID; what went wrong where it was opened beside the others.
     language & need_language() const;
     language & need_weights() const;  // of the language model
     vision &   need_vision() const;

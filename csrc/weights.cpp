@@ -149,7 +149,8 @@ void weights::load(const device & dev, reporter & r) {
                 }
             };
             std::vector<std::thread> pool;
-            for (int i = 1; i < dev.n_threads(); ++i) {
+            // one processor is left to the language model, which opens at the same time and is waited for
+            for (int i = 1; i < dev.n_threads() - 1; ++i) {
                 try { pool.emplace_back(work); } catch (const std::system_error &) { break; }  // fewer threads do it as well
             }
             work();

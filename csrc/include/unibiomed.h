@@ -173,7 +173,8 @@ UB_API void      ub_model_files_init(ub_model_files * f);
 // Checks the files' structure, keys, names, shapes, types and sizes with a bounded reader; maps nothing, allocates little.
 UB_API ub_status ub_model_check(const ub_model_files * files, ub_error * err);
 UB_API ub_status ub_model_plan(const ub_model_files * files, const ub_model_params * p, ub_memory_plan * out, ub_error * err);
-// Opens after check and plan; UB_E_NOMEM with the numbers when the plan does not fit.
+// Opens after check and plan; UB_E_NOMEM with the numbers when the plan does not fit. On a CPU the image parts may finish opening in
+// the first call that needs them.
 UB_API ub_status ub_model_open(const ub_model_files * files, const ub_model_params * p, const ub_call * call, ub_model ** out, ub_error * err);
 UB_API void      ub_model_close(ub_model * m);  // NULL is fine
 UB_API ub_status ub_model_get_info(const ub_model * m, ub_model_info * out, ub_error * err);

@@ -29,20 +29,31 @@ int64_t panels(int64_t n) { return (n + width - 1) / width; }
 
 size_t int16_packed_size(int64_t k, int64_t n) { return size_t(panels(n) * width * k); }
 
-void int16_pack(int64_t k, int64_t n, const int8_t * rows, void * packed) {
-    int8_t * to = static_cast<int8_t *>(packed);
-    std::memset(to, 0, int16_packed_size(k, n));
-    for (int64_t c = 0; c < n; ++c) {
-        int8_t * panel = to + c / width * width * k + c % width * 2;
-        for (int64_t i = 0; i < k; i += 2) std::memcpy(panel + i * width, rows + c * k + i, 2);
-    }
-}
-
 #if defined(__AVX2__)
 
 bool int16_available() { return true; }
 
 namespace {
+
+// Eight rows of eight pairs, turned: row j of the result has pair j of every row.
+inline void transpose(const __m128i in[8], __m128i out[8]) {
+    __m128i two[8], four[8];
+    for (int i = 0; i < 4; ++i) {
+        two[i]     = _mm_unpacklo_epi16(in[2 * i], in[2 * i + 1]);
+        two[i + 4] = _mm_unpackhi_epi16(in[2 * i], in[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        four[i]     = _mm_unpacklo_epi32(two[i], two[i + 1]);
+        four[i + 1] = _mm_unpackhi_epi32(two[i], two[i + 1]);
+        four[i + 2] = _mm_unpacklo_epi32(two[i + 2], two[i + 3]);
+        four[i + 3] = _mm_unpackhi_epi32(two[i + 2], two[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        const int k = i / 2 * 4 + i % 2;
+        out[2 * i]     = _mm_unpacklo_epi64(four[k], four[k + 2]);
+        out[2 * i + 1] = _mm_unpackhi_epi64(four[k], four[k + 2]);
+    }
+}
 
 // Sixteen s8 as s16.
 inline __m256i wide(const int8_t * p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
@@ -89,6 +100,23 @@ template <class T> void rows_by_panel(int64_t rows, const int16_t * A, int64_t a
 
 } // namespace
 
+void int16_pack(int64_t k, int64_t n, const int8_t * rows, void * packed) {
+    int8_t * panel = static_cast<int8_t *>(packed);
+    for (int64_t c = 0; c < n; c += width, panel += width * k) {
+        for (int64_t i = 0; i < k; i += 16) {
+            for (int64_t half = 0; half < 2; ++half) {
+                __m128i in[8], out[8];
+                for (int64_t r = 0; r < 8; ++r) {
+                    const int64_t channel = c + half * 8 + r;
+                    in[r] = channel < n ? _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows + channel * k + i)) : _mm_setzero_si128();
+                }
+                transpose(in, out);
+                for (int64_t j = 0; j < 8; ++j) _mm_storeu_si128(reinterpret_cast<__m128i *>(panel + (i + 2 * j) * width + half * 16), out[j]);
+            }
+        }
+    }
+}
+
 void int16_multiply(int64_t m, int64_t n, int64_t k, const int16_t * A, int64_t a, const void * packed, int32_t * C, int64_t c) {
     const int8_t * panel = static_cast<const int8_t *>(packed);
     // few rows: widening pays for itself no more
@@ -110,6 +138,7 @@ void int16_multiply(int64_t m, int64_t n, int64_t k, const int16_t * A, int64_t 
 #else
 
 bool int16_available() { return false; }
+void int16_pack(int64_t, int64_t, const int8_t *, void *) { throw std::logic_error("products of s16 need AVX2"); }
 void int16_multiply(int64_t, int64_t, int64_t, const int16_t *, int64_t, const void *, int32_t *, int64_t) { throw std::logic_error("products of s16 need AVX2"); }
 
 #endif

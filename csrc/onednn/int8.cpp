@@ -95,25 +95,24 @@ void requantize(const char * q8_0, std::vector<float> & scales, int8_t * to, flo
         ggml_fp16_t d;
         std::memcpy(&d, q8_0 + b * step, sizeof(d));
         const int8_t * q = reinterpret_cast<const int8_t *>(q8_0 + b * step + sizeof(d));
-        int most = 0;
-        for (int64_t k = 0; k < n; ++k) most = std::max(most, std::abs(int(q[k])));
+        uint8_t most = 0;  // in bytes throughout, which is a quarter of the work
+        for (int64_t k = 0; k < n; ++k) most = std::max(most, uint8_t(q[k] < 0 ? -q[k] : q[k]));
         scales[b] = ggml_fp16_to_fp32(d);
         amax      = std::max(amax, float(most) * std::abs(scales[b]));
         broken += 0 * scales[b];
     }
     const float inverse = amax > 0 ? 127 / amax : 0;
+    const bool wide = wide_rows();
     int32_t total = 0;
     for (size_t b = 0; b < scales.size(); ++b) {
         const int8_t * q = reinterpret_cast<const int8_t *>(q8_0 + b * step + sizeof(ggml_fp16_t));
         const float factor = scales[b] * inverse;
-        for (int64_t k = 0; k < n; ++k) {
-            const int32_t v = int32_t(float(q[k]) * factor + 12582912.0f - 12582912.0f);
-            to[int64_t(b) * n + k] = int8_t(v);
-            total += v;
-        }
+        int8_t * values = to + int64_t(b) * n;
+        for (int64_t k = 0; k < n; ++k) values[k] = int8_t(int32_t(float(q[k]) * factor + 12582912.0f - 12582912.0f));
+        if (!wide) for (int64_t k = 0; k < n; ++k) total += values[k];
     }
     scale  = amax / 127 + broken;
-    offset = wide_rows() ? 0 : 128 * total;
+    offset = wide ? 0 : 128 * total;
 }
 
 } // namespace
