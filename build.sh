@@ -203,7 +203,7 @@ test_all() {
 	say "Go tests with cgo"
 	# Under the race detector: the packages that goroutines share.
 	go test -timeout 40m -race ./bindings ./unibiomed
-	go list ./... | grep -vE '/(bindings|unibiomed)$' | xargs go test -timeout 40m
+	go list ./... | grep -vE '/go-unibiomed/(bindings|unibiomed)$' | xargs go test -timeout 40m
 	say "Go tests without cgo"
 	CGO_ENABLED=0 go test -timeout 20m ./bindings
 	CGO_ENABLED=0 go build -o build/bin/unibiomed-nocgo ./cmd/unibiomed
