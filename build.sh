@@ -73,6 +73,18 @@ check_tools() {
 	exit 1
 }
 
+# install_packages NAME...: Debian's packages, or what to type to get them
+install_packages() {
+	[ $# -gt 0 ] || return 0
+	if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+		say "apt-get install $*"
+		DEBIAN_FRONTEND=noninteractive apt-get update -qq
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+	else
+		printf 'build.sh: as root on Debian or Ubuntu: apt-get install %s\n' "$*" >&2
+	fi
+}
+
 deps() {
 	local packages=()
 	mapfile -t packages < <(missing | cut -f 1 | grep -v '^-$')
@@ -83,15 +95,7 @@ deps() {
 	has_header oneapi/dnnl/dnnl.h || packages+=(libdnnl-dev)
 	# A machine without a compiler can't tell whether it has doctest.
 	[[ " ${packages[*]} " == *" g++ "* ]] && packages+=(doctest-dev)
-	if [ ${#packages[@]} -gt 0 ]; then
-		if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-			say "apt-get install ${packages[*]}"
-			DEBIAN_FRONTEND=noninteractive apt-get update -qq
-			DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
-		else
-			printf 'build.sh: as root on Debian or Ubuntu: apt-get install %s\n' "${packages[*]}" >&2
-		fi
-	fi
+	install_packages "${packages[@]}"
 	check_tools
 	case ${1:-} in
 	'') ;;
@@ -105,15 +109,11 @@ test_venv=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/unibiomed/test-python
 
 # test_tools installs valgrind, and other programs that read and write medical files. Tests that lack one say so and skip, so nothing fails here.
 test_tools() {
-	local packages=(python3-pydicom python3-nibabel python3-gdcm dcmtk dicom3tools orthanc python3-venv valgrind)
-	local wanted=unibiomed/volume/volumetest/requirements.txt
-	if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-		say "apt-get install ${packages[*]}"
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null ||
-			printf 'build.sh: some of these are not to be had: %s\n' "${packages[*]}" >&2
-	else
-		printf 'build.sh: for more tests, as root on Debian or Ubuntu: apt-get install %s\n' "${packages[*]}" >&2
-	fi
+	local packages=() name wanted=unibiomed/volume/volumetest/requirements.txt
+	for name in python3-pydicom python3-nibabel python3-gdcm dcmtk dicom3tools orthanc iproute2 python3-venv valgrind; do
+		dpkg -s "$name" >/dev/null 2>&1 || packages+=("$name")
+	done
+	install_packages "${packages[@]}" || printf 'build.sh: some of these are not to be had: %s\n' "${packages[*]}" >&2
 	if ! cmp -s "$wanted" "$test_venv/requirements.txt"; then
 		say "$wanted into $test_venv"
 		rm -rf "$test_venv"
