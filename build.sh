@@ -207,9 +207,10 @@ test_all() {
 	say "Go tests without cgo"
 	CGO_ENABLED=0 go test -timeout 20m ./bindings
 	CGO_ENABLED=0 go build -o build/bin/unibiomed-nocgo ./cmd/unibiomed
-	local question=(segment models/examples/xray.png 'left lung in chest X-Ray' --json --quiet)
-	[ "$(build/bin/unibiomed-nocgo "${question[@]}" | sed '/timings_ms/,/}/d')" = "$(build/bin/unibiomed "${question[@]}" | sed '/timings_ms/,/}/d')" ] ||
-		fail "the command without cgo answers otherwise than the one with it"
+	local question=(segment models/examples/xray.png 'left lung in chest X-Ray' --json --quiet) with without
+	with=$(build/bin/unibiomed "${question[@]}" | sed '/timings_ms/,/}/d')
+	without=$(build/bin/unibiomed-nocgo "${question[@]}" | sed '/timings_ms/,/}/d')
+	[ "$with" = "$without" ] || fail "the command without cgo answers otherwise than the one with it"
 	say "benchmarks, once each"
 	go test -timeout 20m -run '^$' -bench . -benchtime 1x ./...
 	say "all tests passed"

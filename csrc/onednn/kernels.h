@@ -33,7 +33,7 @@ void   int8_pack(const ggml_tensor * w, const void * q8_0, int n_threads);  // t
 size_t int8_work(const ggml_tensor * op, int n_threads);
 void   int8_mul_mat(const ggml_compute_params * p, ggml_tensor * op);
 
-// int16.cpp: C[m, n] = A[m, k] B[k, n] of s16 rows by packed s8 weights, k even, rows a and c elements apart. C is written up to
+// int16.cpp: C[m, n] = A[m, k] B[k, n] of s16 rows by packed s8 weights, k a multiple of 16, rows a and c elements apart. C is written up to
 // a multiple of 16 columns.
 bool   int16_available();
 size_t int16_packed_size(int64_t k, int64_t n);
