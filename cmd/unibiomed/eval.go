@@ -115,12 +115,7 @@ func (c *evalCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	if c.Out != "" {
-		b := &batch{dir: c.Out}
-		defer b.discard()
-		if err := b.add(evaluation.SummaryFile, func(w io.Writer) error { return encodeJSON(w, summary, true) }); err != nil {
-			return err
-		}
-		if err := b.commit(); err != nil {
+		if err := writeScores(c.Out, evaluation.SummaryFile, summary); err != nil {
 			return err
 		}
 	}
@@ -220,6 +215,16 @@ func (c *evalCmd) rescore(ctx context.Context, run evaluation.Run) (evaluation.H
 	}
 	run.Dataset.Samples = slices.DeleteFunc(slices.Clone(run.Dataset.Samples), func(s evaluation.Sample) bool { return known[s.ID] == nil })
 	return run.Rescore(ctx, known)
+}
+
+// writeScores writes a summary into dir, whole or not at all.
+func writeScores(dir, name string, summary any) error {
+	b := &batch{dir: dir}
+	defer b.discard()
+	if err := b.add(name, func(w io.Writer) error { return encodeJSON(w, summary, true) }); err != nil {
+		return err
+	}
+	return b.commit()
 }
 
 func printSummaryOfScores(w io.Writer, s *evaluation.Summary) error {

@@ -76,12 +76,7 @@ func (c *evalCmd) volumes(ctx context.Context, s *streams) error {
 		return err
 	}
 	if c.Out != "" {
-		b := &batch{dir: c.Out}
-		defer b.discard()
-		if err := b.add("volumes.json", func(w io.Writer) error { return encodeJSON(w, summary, true) }); err != nil {
-			return err
-		}
-		if err := b.commit(); err != nil {
+		if err := writeScores(c.Out, "volumes.json", summary); err != nil {
 			return err
 		}
 		if summary.Failed == 0 {
