@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .preprocess import load_rgb
-from .texts import View
+from .texts import View, finding
 
 CACHE_SIDE = 384  # no image of the set has a longer side
 
@@ -33,6 +33,13 @@ FAMILY = {
     "CT": "ct", "MRI": "mri", "MRI-FLAIR": "mri", "MRI-T1": "mri", "MRI-T1-Gd": "mri", "MRI-T2": "mri", "OCT": "oct", "PET": "pet",
     "X-Ray": "xray", "dermoscopy": "dermoscopy", "endoscope": "endoscopy", "fundus": "fundus", "pathology": "pathology",
     "ultrasound": "ultrasound",
+}  # fmt: skip
+
+
+# How often the masks stage sees each kind of image: more often where shapes are hard.
+SHARE = {
+    "ct": 0.14, "dermoscopy": 0.06, "endoscopy": 0.12, "fundus": 0.15, "mri": 0.13, "oct": 0.13, "pathology": 0.07, "pet": 0.04,
+    "ultrasound": 0.11, "xray": 0.05,
 }  # fmt: skip
 
 
@@ -68,6 +75,8 @@ class Dataset:
         known = [r for r in self.rows if r.info["split"] == "train"]
         self.phrases = sorted({p for r in known for p in r.phrases}) + ["no findings"]
         self.phrase_id = {p: i for i, p in enumerate(self.phrases)}
+        self.families = sorted(set(FAMILY.values()))
+        self.findings = sorted({f[0] for f in map(finding, known) if f})
         self.classes, self.known = {}, {}
         for r in known:
             self.classes.setdefault((r.info["source"], r.info["modality"]), set()).update(r.phrases)
@@ -132,6 +141,15 @@ class Dataset:
             for key in some:
                 count[key] = count.get(key, 0) + 1
         w = np.array([np.mean([count[key] ** -0.4 for key in some]) * (1 if self.rows[i].phrases else 0.5) for i, some in zip(numbers, keys)])
+        return w / w.sum()
+
+    def mask_weights(self):
+        """`weights` for the masks stage: images without masks count less, and every kind of image gets its SHARE."""
+        some = [self.rows[i] for i in self.splits["train"]]
+        w = self.weights() * np.array([1 if r.phrases else 0.4 for r in some])
+        families = np.array([r.family for r in some])
+        for family, share in SHARE.items():
+            w[families == family] *= share / w[families == family].sum()
         return w / w.sum()
 
     def targets(self, row, rng, most=3):
@@ -216,10 +234,11 @@ class Dataset:
 
     def boxed(self, number, grid, x, mask, parts, rng):
         """Draws the green box of one component of a target. The line is 2 px wide at the stored size of the image."""
-        label = parts.unique()[1:]
-        label = label[rng.integers(len(label))] if len(label) else None
+        label = parts[parts > 0].unique()
         size = mask.shape[-1]
-        inside = (F.interpolate((parts == label).float()[None, None], size=(size, size))[0, 0] * mask) > 0.5
+        # A target smaller than a cell may have no part.
+        part = parts == label[rng.integers(len(label))] if len(label) else torch.zeros_like(parts, dtype=torch.bool)
+        inside = (F.interpolate(part.float()[None, None], size=(size, size))[0, 0] * mask) > 0.5
         if not inside.any():
             inside = mask > 0.5 if (mask > 0.5).any() else mask == mask.max()
         ys, xs = inside.any(1).nonzero(), inside.any(0).nonzero()
@@ -244,6 +263,12 @@ class Dataset:
             family = lambda p: row.family in ("mri",) and " MRI" in p or p.endswith(row.info["modality"])
             self.known[key] = np.array([p in mine or not family(p) for p in self.phrases[:-1]], np.float32)
         return self.known[key]
+
+    def labels(self, rows, device="cpu"):
+        """Of each row the numbers of its family and of its finding, -1 where the source says nothing of findings."""
+        found = [finding(r) for r in rows]
+        numbers = [self.findings.index(f[0]) if f and f[0] in self.findings else -1 for f in found]
+        return torch.tensor([self.families.index(r.family) for r in rows], device=device), torch.tensor(numbers, device=device)
 
     @property
     def sites(self):

@@ -204,7 +204,7 @@ def report(view, rng):
 def plain(view, rng, components):
     """An ungrounded question: modality, body part, structures, presence, count or side."""
     info, shown = view.row.info, view.shown
-    kind = rng.choice(["modality", "site", "organ", "presence", "count", "side"], p=[0.25, 0.15, 0.15, 0.25, 0.08, 0.12])
+    kind = rng.choice(["modality", "site", "organ", "presence", "count", "side"], p=[0.3, 0.1, 0.15, 0.25, 0.08, 0.12])
     pick = lambda list_: list_[rng.integers(len(list_))]
     if kind == "modality":
         return pick(MODALITY), f"It is {MODALITY_NAME[view.row.family]}.", []
@@ -238,7 +238,7 @@ def samples(view, rng, count, phrases, sites, components):
     if view.boxed:
         out.append((BOX[rng.integers(len(BOX))], view.boxed.lower(), []))
     while len(out) < count:
-        kind = rng.choice(4, p=[0.42, 0.22, 0.1, 0.26])
+        kind = rng.choice(4, p=[0.15, 0.35, 0.1, 0.4])
         if kind == 0:
             sample = segment(view, rng, phrases)
         elif kind == 1:

@@ -22,6 +22,7 @@ from .data import Dataset
 from .evaluate import draw_box, questions
 from .language import LanguageConfig, LanguageModel
 from .model import UniBiomed
+from .muon import Muon
 from .preprocess import MEAN, STD
 from .sam2 import Sam2, Sam2Config, resize_mask
 from .vision import VisionConfig, VisionTower, pixel_shuffle
@@ -105,35 +106,39 @@ def normalise(x):
 def mask_loss(masks, iou, score, truth):
     """Losses of n targets: logits [n, 4, h, w], IoU [n, 4], object score [n], truth [n, H, W] in 0..1 with H = 2h.
 
-    The best of masks 1..3 is trained, the others a little so that none dies. Mask 0 is never used and not trained.
+    Masks 2 and 3 learn the shapes of targets that are there, and never see one that is not: an empty mask is a trap for small and
+    rare targets. Mask 1 learns to be empty. So the predicted IoU, which chooses among the three, also decides whether the target is
+    there. Mask 0 is never used and not trained.
     """
-    logits = F.interpolate(masks[:, 1:].float(), size=truth.shape[1:], mode="bilinear", align_corners=False)
-    t = truth[:, None].expand_as(logits)
-    bce = F.binary_cross_entropy_with_logits(logits, t, reduction="none").mean((2, 3))
+    present = truth.amax((1, 2)) > 0.5
+    t = truth[present, None]
+    logits = F.interpolate(masks[present, 2:].float(), size=truth.shape[1:], mode="bilinear", align_corners=False)
+    bce = F.binary_cross_entropy_with_logits(logits, t.expand_as(logits), reduction="none").mean((2, 3))
     p = logits.sigmoid()
     dice = 1 - (2 * (p * t).sum((2, 3)) + 1) / (p.sum((2, 3)) + t.sum((2, 3)) + 1)
-    # An absent target has no shape to learn: without the smaller weight, empty masks win over small targets for a long time.
-    present = truth.amax((1, 2)) > 0.5
-    each = 4 * bce + dice * torch.where(present, 1.0, 0.2)[:, None]
-    # Over all pixels a small target weighs nothing, and an empty mask is a trap that the Dice term hardly leaves: the mean over the
-    # target's own pixels gets it out.
+    # Over all pixels a small target weighs nothing: its own pixels count once more.
     area = t.mean((2, 3))
     inside = (F.softplus(-logits) * t).mean((2, 3)) / area.clamp_min(1e-6)
-    each = each + 0.5 * inside * present[:, None] * (1 - area / 0.1).clamp_min(0)
-    mask = each.min(1).values.mean() + 0.1 * each.mean()
+    each = 4 * bce + dice + 0.5 * inside * (1 - area / 0.1).clamp_min(0)
+    empty = F.softplus(masks[:, 1].float()).mean()
+    mask = each.mean() + empty
     with torch.no_grad():
         on, want = logits > 0, t > 0.5
-        union = (on | want).sum((2, 3))
-        true_iou = torch.where(union > 0, (on & want).sum((2, 3)) / union.clamp_min(1), 1.0)
-    iou_loss = F.mse_loss(iou[:, 1:].float(), true_iou)
+        true_iou = (on & want).sum((2, 3)) / (on | want).sum((2, 3)).clamp_min(1)
+        # A target that is there scores 0.4 at least: else the empty mask, right as often as targets are absent, wins over poor masks.
+        wanted = torch.zeros(len(truth), 3, device=truth.device)
+        wanted[~present, 0] = 1.0
+        wanted[present, 1:] = 0.4 + 0.6 * true_iou
+    iou_loss = F.mse_loss(iou[:, 1:].float(), wanted)
     object_loss = F.binary_cross_entropy_with_logits(score.float(), present.float())
-    return mask + iou_loss + 0.2 * object_loss, {"mask": mask, "iou": iou_loss, "object": object_loss}
+    parts = {"mask": each.mean(), "dice": dice.mean(), "empty": empty, "iou": iou_loss, "object": object_loss}
+    return mask + iou_loss + 0.2 * object_loss, parts
 
 
 class Average:
     """Exponential moving average of the parameters; it is what gets evaluated and exported."""
 
-    def __init__(self, model, decay=0.998):
+    def __init__(self, model, decay=0.99):
         self.parameters, self.decay = list(model.parameters()), decay
         self.shadow = [p.detach().clone() for p in self.parameters]
 
@@ -146,7 +151,7 @@ class Average:
             p.data, s.data = s.data, p.data
 
 
-def rate(step, steps, warmup=300, decay=0.3):
+def rate(step, steps, warmup=60, decay=0.3):
     """Learning rate factor: linear warm-up, constant, linear decay to 2 % over the last part of the steps."""
     return min(1.0, (step + 1) / warmup) * max(0.02, min(1.0, (steps - step) / (decay * steps)))
 
@@ -156,10 +161,7 @@ class Trainer:
 
     def __init__(self, args, name, model, loss, evaluate):
         self.args, self.name, self.model, self.loss, self.evaluate = args, name, model, loss, evaluate
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
+        self.optimizer = Muon(model, args.lr)
         self.average, self.step, self.stopped = Average(model), 0, False
         self.path = Path(args.work) / f"{name}.pt"
         if self.path.exists():
@@ -290,7 +292,7 @@ def train_sam(args):
     model.table.weight.requires_grad_(not args.freeze_table)
     if args.compile:
         model.compiled = torch.compile(model.sam.encode)
-    weights, numbers = data.weights(), data.splits["train"]
+    weights, numbers = data.mask_weights(), data.splits["train"]
 
     def loss(rng):
         drawn = rng.choice(numbers, args.batch, p=weights)
@@ -309,9 +311,10 @@ def train_sam(args):
 
 
 class Reader(nn.Module):
-    """The language branch. `hints` predicts, in training only, which classes each cell of the ViT grid covers."""
+    """The language branch. In training only, `hints` predicts which classes each cell of the ViT grid covers, and `labels` the kind of
+    image and its finding: every image teaches the tower all of that, whatever the questions about it."""
 
-    def __init__(self, vision, language, width, classes):
+    def __init__(self, vision, language, width, classes, labels):
         super().__init__()
         c, h = vision.hidden_size, language.hidden_size
         self.vision_model = VisionTower(vision)
@@ -319,15 +322,16 @@ class Reader(nn.Module):
         self.mlp1 = nn.Sequential(nn.LayerNorm(4 * c), nn.Linear(4 * c, h), nn.GELU(), nn.Linear(h, h))
         self.text_hidden_fcs = nn.Sequential(nn.Linear(h, h), nn.ReLU(), nn.Linear(h, width))
         self.hints = nn.Sequential(nn.LayerNorm(c), nn.Linear(c, classes))
+        self.labels = nn.Sequential(nn.LayerNorm(h), nn.Linear(h, labels))
 
     def forward(self, x, packed):
-        """Tiles [B, 3, S, S] and their questions. Returns final states [B, N, H] and class hints [B, cells, classes]."""
+        """Tiles [B, 3, S, S] and their questions. Returns final states [B, N, H], class hints [B, cells, classes] and labels."""
         tokens = self.vision_model(x)
         features = self.mlp1(pixel_shuffle(tokens))
         words = self.language_model.model.embed_tokens(packed.ids)
         a, b = packed.image
         words = torch.cat([words[:, :a].to(features.dtype), features, words[:, b:].to(features.dtype)], dim=1)
-        return self.language_model(words, position=packed.position, mask=packed.mask), self.hints(tokens[:, 1:])
+        return self.language_model(words, position=packed.position, mask=packed.mask), self.hints(tokens[:, 1:]), self.labels(features.mean(1))
 
 
 class Packed:
@@ -386,7 +390,7 @@ def train_language(args):
     config = language_config(len(words))
     table = load_masks(args, data).table.weight.detach()
     spread = table.var()
-    model = Reader(VISION, config, table.shape[1], len(data.phrases) - 1)
+    model = Reader(VISION, config, table.shape[1], len(data.phrases) - 1, len(data.families) + len(data.findings))
     initialise(model)
     for layer in model.vision_model.encoder.layers:
         nn.init.constant_(layer.ls1, 0.5)
@@ -400,10 +404,10 @@ def train_language(args):
     def run(x, samples):
         s = Packed(words, samples, per_tile)
         with half_precision():
-            states, hints = model((x / 255 - mean) / std, s)
+            states, hints, labels = model((x / 255 - mean) / std, s)
             logits = model.language_model.lm_head(states[s.row, s.column - 1])
             e = model.text_hidden_fcs(states[s.seg]) if s.seg else None
-        return s, logits.float(), e, hints.float()
+        return s, logits.float(), e, hints.float(), labels.float()
 
     def loss(rng):
         x, views, dense, known, counters = data.views(rng.choice(numbers, args.batch, p=weights), VISION.image_size, rng, args.device)
@@ -411,11 +415,16 @@ def train_language(args):
         for view, counter in zip(views, counters):
             drawn = texts.samples(view, rng, args.questions, data.phrases, data.sites, counter)
             samples.append([(ask(q, rng), a, p) for q, a, p in drawn])
-        s, logits, e, hints = run(x, samples)
+        s, logits, e, hints, labels = run(x, samples)
         text = F.cross_entropy(logits, s.ids[s.row, s.column])
         hint = F.binary_cross_entropy_with_logits(hints.transpose(1, 2), dense.flatten(2), reduction="none").mean(2)
         hint = (hint * known).sum() / len(x)
-        total, parts = text + 0.3 * hint, {"text": text, "hint": hint}
+        kind, found = data.labels([view.row for view in views], args.device)
+        kinds, findings = labels.split([len(data.families), len(data.findings)], 1)
+        label = F.cross_entropy(kinds, kind)
+        if (found >= 0).any():
+            label = label + F.cross_entropy(findings, found, ignore_index=-1)
+        total, parts = text + 0.3 * hint + 0.3 * label, {"text": text, "hint": hint, "label": label}
         if e is not None:
             want = torch.tensor([data.phrase_id[p] for some in samples for _, _, names in some for p in names])
             parts["e"] = embedding_loss(e, table[want], spread)
@@ -433,7 +442,7 @@ def train_language(args):
             boxed = [(draw_box(im, j[4]), [j]) for im, job in zip(images, jobs) for j in job if j[4]]
             for group in filter(None, (groups, boxed)):
                 x = torch.from_numpy(np.stack([np.asarray(im.resize((VISION.image_size,) * 2)) for im, _ in group])).to(args.device)
-                s, logits, e, _ = run(
+                s, logits, e, _, _ = run(
                     x.permute(0, 3, 1, 2).float(), [[("<image>" + q, a, p) for _, q, a, p, _ in job] for _, job in group]
                 )
                 hit = logits.argmax(1) == s.ids[s.row, s.column]
@@ -466,7 +475,7 @@ def start_from(args, name, model):
     stored = load_file(Path(args.init) / "model.safetensors") | load_file(Path(args.init) / TRAINING)
     prefix = "grounding_encoder.sam2_model."
     stored = {("sam." + k.removeprefix(prefix) if k.startswith(prefix) else k): v.float() for k, v in stored.items()}
-    model.load_state_dict({k: stored[k] for k in model.state_dict()})
+    model.load_state_dict({k: stored.get(k, v) for k, v in model.state_dict().items()})
 
 
 def averaged(path, model):
@@ -494,7 +503,7 @@ def export(args):
     torch.manual_seed(args.seed)
     config = language_config(len(words))
     masks = load_masks(args, data)
-    reader = Reader(VISION, config, masks.table.weight.shape[1], len(data.phrases) - 1)
+    reader = Reader(VISION, config, masks.table.weight.shape[1], len(data.phrases) - 1, len(data.families) + len(data.findings))
     initialise(reader)
     start_from(args, "language", reader)
     if (Path(args.work) / "language.pt").exists():
@@ -504,7 +513,7 @@ def export(args):
     for part in ("vision_model", "language_model", "mlp1", "text_hidden_fcs"):
         setattr(model, part, getattr(reader, part))
     checkpoint.save(args.out, model, torch.bfloat16 if args.bf16 else torch.float32)
-    rest = {"table.weight": masks.table.weight} | {f"hints.{k}": v for k, v in reader.hints.state_dict().items()}
+    rest = {"table.weight": masks.table.weight} | {k: v for k, v in reader.state_dict().items() if k.startswith(("hints.", "labels."))}
     save_file({k: v.detach().clone() for k, v in rest.items()}, Path(args.out) / TRAINING)
 
 
@@ -513,7 +522,7 @@ def main():
     parser.add_argument("--data", required=True, help="folder with index.jsonl")
     parser.add_argument("--work", required=True, help="folder for the pixel cache and the training state")
     parser.add_argument("--stage", choices=["sam", "language", "export"], required=True)
-    parser.add_argument("--size", type=int, default=256, help="SAM 2 image size, 256, 384 or 512; weights fit every size")
+    parser.add_argument("--size", type=int, default=256, help="SAM 2 image size, 128, 192, 256, 384 or 512; weights fit every size")
     parser.add_argument("--steps", type=int, default=20000, help="last step of the stage; the learning rate falls over its final 30 %%")
     parser.add_argument("--freeze-table", action="store_true", help="sam: keep the target embeddings and blur them with noise")
     parser.add_argument("--compile", action="store_true", help="sam: compile the image encoder, a minute at the start for a fifth of each step")

@@ -11,7 +11,8 @@ from ..language import LanguageConfig
 from ..model import UniBiomed
 from ..preprocess import sam_table
 from ..sam2 import Sam2Config
-from ..train import Packed, Reader, normalise
+from ..muon import Muon, orthogonal
+from ..train import Packed, Reader, mask_loss, normalise
 from ..vision import VisionConfig
 
 VISION = VisionConfig(image_size=56, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
@@ -25,14 +26,14 @@ def test_packed_questions_do_not_see_each_other():
     torch.manual_seed(1)
     t = words()
     config = LanguageConfig(len(t), 32, 64, 2, 2, 1)
-    reader = Reader(VISION, config, 16, 3).eval()
+    reader = Reader(VISION, config, 16, 3, 2).eval()
     samples = [("<image>Please segment polyp.", "It is [SEG].", ["polyp"]), ("<image>\nIs there a polyp in this image?", "Yes.", [])]
     x = torch.randn(1, 3, 56, 56)
     whole = Packed(t, [samples], 4)
-    states, _ = reader(x, whole)
+    states, _, _ = reader(x, whole)
     for n, sample in enumerate(samples):
         one = Packed(t, [[sample]], 4)
-        alone, _ = reader(x, one)
+        alone, _, _ = reader(x, one)
         mine = whole.question == n
         torch.testing.assert_close(states[whole.row[mine], whole.column[mine]], alone[one.row, one.column])
     assert whole.seg_question.tolist() == [0]
@@ -45,14 +46,14 @@ def test_packed_equals_inference():
     config = LanguageConfig(len(t), 32, 64, 2, 2, 1)
     sam2 = Sam2Config(image_size=128, hiera_embed_dim=8, hiera_num_heads=1, hiera_stages=[1, 1, 1, 1], hiera_global_att_blocks=[],
                       hiera_window_spec=[8, 4, 8, 4], d_model=32, memory_dim=8, memory_attention_num_layers=1)  # fmt: skip
-    reader = Reader(VISION, config, 32, 3).eval()
+    reader = Reader(VISION, config, 32, 3, 2).eval()
     model = UniBiomed(VISION, config, sam2, t, {"max_tiles": 1}).eval()
     for part in ("vision_model", "language_model", "mlp1", "text_hidden_fcs"):
         setattr(model, part, getattr(reader, part))
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 70, 3), np.uint8))
     answer = model.predict("<image>Please segment polyp.", image=image, limit=4)
     packed = Packed(t, [[("<image>Please segment polyp.", t.decode(answer.ids), [])]], 4)
-    states, _ = reader(answer.trace["vit_input"], packed)
+    states, _, _ = reader(answer.trace["vit_input"], packed)
     logits = reader.language_model.lm_head(states[packed.row, packed.column - 1])
     assert packed.ids[0, : packed.column[0]].tolist() == answer.trace["prompt_ids"]
     torch.testing.assert_close(logits[:1], answer.trace["step_logits"][:1], atol=1e-4, rtol=1e-4)
@@ -77,3 +78,40 @@ def test_mirrored_phrases():
     assert swap_sides("left lung in chest X-Ray") == "right lung in chest X-Ray"
     assert swap_sides("lung in chest X-Ray") == "lung in chest X-Ray"
     assert swap_sides("left heart atrium in cardiac MRI") == "left heart atrium in cardiac MRI"
+
+
+def test_orthogonal():
+    torch.manual_seed(1)
+    for shape in ((32, 128), (128, 32), (3, 24, 96)):
+        singular = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+        assert (singular > 0.3).all() and (singular < 1.3).all()
+
+
+def test_muon_updates_every_parameter_once():
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(24, 72), torch.nn.LayerNorm(72), torch.nn.Linear(72, 16))
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = Muon(model, lr=0.01)
+    model(torch.randn(8, 24)).square().sum().backward()
+    optimizer.step()
+    assert all((p != b).any() for p, b in zip(model.parameters(), before))
+    step = (model[0].weight - before[0]).square().mean().sqrt()
+    assert 0.1 * 0.01 < step < 0.4 * 0.01  # the size that AdamW's steps have, 0.2 lr
+    again = Muon(model, lr=0.01)
+    again.load_state_dict(optimizer.state_dict())
+    assert torch.equal(again.state[model[0].weight]["average"], optimizer.state[model[0].weight]["average"])
+
+
+def test_mask_loss_wants_shapes_where_targets_are_and_nothing_elsewhere():
+    truth = torch.zeros(2, 16, 16)
+    truth[0, 4:12, 4:12] = 1
+    logits = torch.full((2, 4, 8, 8), -20.0)
+    logits[0, 2:, 2:6, 2:6] = 20
+    logits[1, 2:] = 20  # what the masks of shapes show for an absent target is not trained
+    iou = torch.tensor([[0.0, 0.0, 0.95, 0.95], [0.0, 1.0, 0.0, 0.0]])
+    right, parts = mask_loss(logits, iou, torch.tensor([9.0, -9.0]), truth)
+    assert right < 0.2 and parts["dice"] < 0.15
+    logits[0, 1] = 20
+    assert mask_loss(logits, iou, torch.tensor([9.0, -9.0]), truth)[0] > right + 5, "mask 1 stays empty also where the target is"
+    logits[0, 1] = -20
+    assert mask_loss(logits, iou.flip(0), torch.tensor([9.0, -9.0]), truth)[0] > right + 0.3
