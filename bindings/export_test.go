@@ -17,7 +17,7 @@ var Layouts = []Layout{
 	{"ub_device_info", reflect.TypeFor[cDeviceInfo](), []string{"size", "type", "memory_total", "memory_free", "name", "description"}},
 	{"ub_model_files", reflect.TypeFor[cModelFiles](), []string{"size", "reserved", "language", "vision", "grounding"}},
 	{"ub_model_params", reflect.TypeFor[cModelParams](), []string{
-		"size", "n_threads", "device", "memory_limit", "n_ctx", "tile_batch", "mask_batch", "vocab_only"}},
+		"size", "n_threads", "device", "memory_limit", "n_ctx", "tile_batch", "mask_batch", "vocab_only", "kv_cache"}},
 	{"ub_memory_plan", reflect.TypeFor[cMemoryPlan](), []string{
 		"size", "reserved", "weights_language", "weights_vision", "weights_grounding", "kv_cache", "compute_language", "compute_vision",
 		"compute_features", "compute_masks", "compute_memory", "features", "total", "available"}},

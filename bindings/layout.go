@@ -40,6 +40,7 @@ type (
 		tileBatch   uint32
 		maskBatch   uint32
 		vocabOnly   uint32
+		kvCache     *byte
 	}
 
 	cMemoryPlan struct {

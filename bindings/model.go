@@ -31,6 +31,8 @@ type Params struct {
 	TileBatch int
 	// MaskBatch is the number of [SEG] vectors that a decoder pass takes. It defaults to a number chosen by device.
 	MaskBatch int
+	// KVCache is the type of the KV cache: "f32", "f16" or "q8_0". It defaults to f32 for a model in f32, else f16.
+	KVCache string
 	// VocabOnly opens the tokenizer and maps no weights.
 	VocabOnly bool
 }
@@ -115,12 +117,18 @@ func (p Params) native(op string, pin *runtime.Pinner) (*cModelParams, error) {
 	if p.VocabOnly {
 		c.vocabOnly = 1
 	}
-	if p.Device != "" {
-		s, err := pinned(op, "device", p.Device, pin)
+	for _, field := range []struct {
+		name, value string
+		to          **byte
+	}{{"device", p.Device, &c.device}, {"KV cache", p.KVCache, &c.kvCache}} {
+		if field.value == "" {
+			continue
+		}
+		s, err := pinned(op, field.name, field.value, pin)
 		if err != nil {
 			return nil, err
 		}
-		c.device = s
+		*field.to = s
 	}
 	return c, nil
 }

@@ -3,6 +3,7 @@
 #include "language.h"
 
 #include "onednn/accel.h"
+#include "types.h"
 
 #include <algorithm>
 #include <climits>
@@ -343,10 +344,20 @@ uint32_t language::context_size(const language_hparams & h, uint32_t n_ctx) {
     return n_ctx > 0 ? n_ctx : std::min<uint32_t>(default_ctx, uint32_t(h.n_ctx_train));
 }
 
-language::plan language::measure(const language_hparams & h, const device & dev, uint32_t n_ctx) {
+ggml_type language_hparams::kv_type(const char * name) const {
+    if (name == nullptr || std::strcmp(name, "auto") == 0) return all_f32 ? GGML_TYPE_F32 : GGML_TYPE_F16;
+    const weight_type * t = find_type(name);
+    UB_REQUIRE(t != nullptr && (t->type == GGML_TYPE_F32 || t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_Q8_0),
+               "kv_cache is '%.32s', want auto, f32, f16 or q8_0", name);
+    UB_REQUIRE(n_embd / n_head % int(ggml_blck_size(t->type)) == 0, "kv_cache is %s, whose blocks of %d values do not divide heads of %d", name,
+               int(ggml_blck_size(t->type)), n_embd / n_head);
+    return t->type;
+}
+
+language::plan language::measure(const language_hparams & h, const device & dev, uint32_t n_ctx, ggml_type kv_type) {
     const uint64_t n = padded(context_size(h, n_ctx)), u = micro_batch(dev, uint32_t(n)), f = sizeof(float);
     plan p{};
-    p.kv_cache = 2 * uint64_t(h.n_layer) * n * ggml_row_size(h.kv_type(), h.n_embd_kv());
+    p.kv_cache = 2 * uint64_t(h.n_layer) * n * ggml_row_size(kv_type, h.n_embd_kv());
     // What lives together at the widest place of llama.cpp's qwen2 graph: the residual stream, the mask, and either the
     // attention scores, the feed-forward layer, or the logits, which llama.cpp reserves for every position
     const uint64_t stream = 3 * u * h.n_embd * f, mask = n * u * f;
@@ -355,10 +366,10 @@ language::plan language::measure(const language_hparams & h, const device & dev,
     return p;
 }
 
-language::language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> d, uint32_t n_ctx, bool vocab_only,
+language::language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> d, uint32_t n_ctx, const char * kv_cache, bool vocab_only,
                    stage_counters & totals, reporter & r)
     : file(std::move(f)), hparams(language_hparams::read(*file, vocab_only)), dev(std::move(d)),
-      n_ctx(vocab_only ? 0 : context_size(hparams, n_ctx)), vocab_only(vocab_only), totals(totals) {
+      n_ctx(vocab_only ? 0 : context_size(hparams, n_ctx)), kv_type(vocab_only ? GGML_TYPE_F16 : hparams.kv_type(kv_cache)), vocab_only(vocab_only), totals(totals) {
     quiet_log();
     llama_model_params p = llama_model_default_params();
     ggml_backend_dev_t devices[2] = {vocab_only || dev->is_cpu() ? nullptr : dev->main(), nullptr};
@@ -379,7 +390,7 @@ language::language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const dev
 
 session::session(language & lm, uint32_t n) : lm(lm), n_ctx(n > 0 ? language::context_size(lm.hparams, n) : lm.n_ctx) {
     UB_REQUIRE(!lm.vocab_only, "the model was opened for its tokenizer only");
-    const auto need = language::measure(lm.hparams, *lm.dev, n_ctx);
+    const auto need = language::measure(lm.hparams, *lm.dev, n_ctx, lm.kv_type);
     if (const uint64_t free = lm.dev->memory_free(); need.kv_cache + need.compute > free) {
         fail(UB_E_NOMEM, "a session of %u positions needs %llu bytes of KV cache and %llu of working memory, device %s has %llu free", n_ctx,
              (unsigned long long) need.kv_cache, (unsigned long long) need.compute, lm.dev->name().c_str(), (unsigned long long) free);
@@ -394,11 +405,11 @@ session::session(language & lm, uint32_t n) : lm(lm), n_ctx(n > 0 ? language::co
     p.n_threads_batch = lm.dev->n_threads();
     p.pooling_type    = LLAMA_POOLING_TYPE_NONE;
     p.attention_type  = LLAMA_ATTENTION_TYPE_CAUSAL;
-    // on a CPU as one operation only where accel.h has it; llama.cpp would round an f32 cache to f16 for it
-    const bool fused = accel::enabled() && lm.hparams.kv_type() == GGML_TYPE_F16;
+    // On a CPU as one operation where accel.h has it, and where llama.cpp has no other way; it would round an f32 cache to f16 for it.
+    const bool fused = lm.kv_type == GGML_TYPE_Q8_0 || (accel::enabled() && lm.kv_type == GGML_TYPE_F16);
     p.flash_attn_type = !lm.dev->is_cpu() ? LLAMA_FLASH_ATTN_TYPE_AUTO : fused ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    p.type_k          = lm.hparams.kv_type();
-    p.type_v          = lm.hparams.kv_type();
+    p.type_k          = lm.kv_type;
+    p.type_v          = lm.kv_type;
     p.embeddings      = true;  // with causal attention and no pooling: logits, and the state after the final norm
     p.no_perf         = true;
     p.op_offload      = false;

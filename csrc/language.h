@@ -20,8 +20,8 @@ struct language_hparams {
     bool  all_f32  = false;  // every matrix is f32
 
     int   n_embd_kv() const { return n_embd / n_head * n_head_kv; }
-    // Type of the KV cache: f32 for an f32 model, whose parity needs it, else f16.
-    ggml_type kv_type() const { return all_f32 ? GGML_TYPE_F32 : GGML_TYPE_F16; }
+    // Type of the KV cache by its name, see ub_model_params: by default f32 for an f32 model, whose parity needs it, else f16.
+    ggml_type kv_type(const char * name) const;
 
     // Reads and checks the keys of sizes. With vocab_only the file may have no tensors, and then no sizes either.
     static language_hparams read(const gguf_file & f, bool vocab_only);
@@ -59,16 +59,17 @@ class language {
     struct plan { uint64_t kv_cache, compute; };
     // n_ctx 0: the default. Throws UB_E_INVALID when n_ctx is more than the model was trained on.
     static uint32_t context_size(const language_hparams & h, uint32_t n_ctx);
-    static plan     measure(const language_hparams & h, const device & dev, uint32_t n_ctx);
+    static plan     measure(const language_hparams & h, const device & dev, uint32_t n_ctx, ggml_type kv_type);
 
     // The file has passed check.
-    language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, uint32_t n_ctx, bool vocab_only,
+    language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, uint32_t n_ctx, const char * kv_cache, bool vocab_only,
              stage_counters & totals, reporter & r);
 
     const std::shared_ptr<const gguf_file> file;
     const language_hparams                 hparams;
     const std::shared_ptr<const device>    dev;
     const uint32_t                         n_ctx;       // default of a session
+    const ggml_type                        kv_type;     // of a session's cache
     const bool                             vocab_only;
 
     const tokenizer & tokens() const { return *tok; }

@@ -22,7 +22,8 @@ const field ub_model_files_fields[] = {
     FIELD(ub_model_files, size), FIELD(ub_model_files, reserved), FIELD(ub_model_files, language), FIELD(ub_model_files, vision), FIELD(ub_model_files, grounding)};
 const field ub_model_params_fields[] = {
     FIELD(ub_model_params, size), FIELD(ub_model_params, n_threads), FIELD(ub_model_params, device), FIELD(ub_model_params, memory_limit),
-    FIELD(ub_model_params, n_ctx), FIELD(ub_model_params, tile_batch), FIELD(ub_model_params, mask_batch), FIELD(ub_model_params, vocab_only)};
+    FIELD(ub_model_params, n_ctx), FIELD(ub_model_params, tile_batch), FIELD(ub_model_params, mask_batch), FIELD(ub_model_params, vocab_only),
+    FIELD(ub_model_params, kv_cache)};
 const field ub_memory_plan_fields[] = {
     FIELD(ub_memory_plan, size), FIELD(ub_memory_plan, reserved), FIELD(ub_memory_plan, weights_language), FIELD(ub_memory_plan, weights_vision),
     FIELD(ub_memory_plan, weights_grounding), FIELD(ub_memory_plan, kv_cache), FIELD(ub_memory_plan, compute_language),

@@ -82,7 +82,8 @@ ub_memory_plan plan(const model_files & f, const ub_model_params & params, std::
     p.available = params.memory_limit > 0 ? params.memory_limit : dev->memory_free();
     if (params.vocab_only) return p;
     if (f.language) {
-        const auto m       = language::measure(language_hparams::read(*f.language, false), *dev, params.n_ctx);
+        const auto h       = language_hparams::read(*f.language, false);
+        const auto m       = language::measure(h, *dev, params.n_ctx, h.kv_type(params.kv_cache));
         p.weights_language = f.language->data_size();
         p.kv_cache         = m.kv_cache;
         p.compute_language = m.compute;
@@ -132,7 +133,7 @@ model::model(const ub_model_files & paths, const ub_model_params & p, reporter &
             if (files.grounding) grounding = sam2::load(files.grounding, dev, masks, totals, silent);
         }).share();
     }
-    if (files.language) lm = std::make_unique<language>(files.language, dev, p.n_ctx, vocab_only, totals, r);
+    if (files.language) lm = std::make_unique<language>(files.language, dev, p.n_ctx, p.kv_cache, vocab_only, totals, r);
     if (images.valid() && (!dev->is_cpu() || lm == nullptr)) images.get();
     r.range(0, 1);
     r.step(1);

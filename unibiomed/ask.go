@@ -109,8 +109,20 @@ func (p *Pipeline) result(in Input, turns ...*Turn) *Result {
 
 // turn runs one instruction with the device to itself.
 func (p *Pipeline) turn(ctx context.Context, task string, r Request) (*Turn, error) {
-	if err := p.validate(&r); err != nil {
+	turns, err := p.together(ctx, task, []Request{r})
+	if err != nil {
 		return nil, err
+	}
+	return turns[0], nil
+}
+
+// together runs instructions about one input with the device to itself. Each is answered in words first, then the masks of all are
+// drawn in one go. The first turn that has a mask carries the time of the image's features.
+func (p *Pipeline) together(ctx context.Context, task string, requests []Request) ([]*Turn, error) {
+	for i := range requests {
+		if err := p.validate(&requests[i]); err != nil {
+			return nil, err
+		}
 	}
 	release, err := p.acquire(ctx)
 	if err != nil {
@@ -119,13 +131,24 @@ func (p *Pipeline) turn(ctx context.Context, task string, r Request) (*Turn, err
 	defer release()
 	defer p.images.trim()
 
-	start := time.Now()
-	a := &answering{Pipeline: p, Request: r, turn: &Turn{Task: task, Prompt: r.Prompt, Findings: []Finding{}, Timings: Timings{}}}
-	if err := a.run(ctx); err != nil {
+	all, turns := make([]*answering, len(requests)), make([]*Turn, len(requests))
+	for i, r := range requests {
+		start := time.Now()
+		turns[i] = &Turn{Task: task, Prompt: r.Prompt, Findings: []Finding{}, Timings: Timings{}}
+		all[i] = &answering{Pipeline: p, Request: r, turn: turns[i]}
+		if err := all[i].speak(ctx); err != nil {
+			return nil, err
+		}
+		turns[i].Timings.add("total", start)
+		turns[i].Timings["total"] -= turns[i].Timings.stages()
+	}
+	if err := ground(ctx, all); err != nil {
 		return nil, err
 	}
-	a.turn.Timings.add("total", start)
-	return a.turn, nil
+	for _, t := range turns {
+		t.Timings["total"] += t.Timings.stages()
+	}
+	return turns, nil
 }
 
 func (p *Pipeline) validate(r *Request) error {
@@ -190,13 +213,6 @@ type answering struct {
 	hidden  []float32 // [n, Embd], the states at [SEG]
 	visual  [32]byte  // what the embeddings were made of
 	workers int
-}
-
-func (a *answering) run(ctx context.Context) error {
-	if err := a.speak(ctx); err != nil {
-		return err
-	}
-	return a.ground(ctx)
 }
 
 // speak makes the answer's text, and the hidden states that its masks are drawn from.

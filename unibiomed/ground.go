@@ -13,26 +13,47 @@ import (
 	"github.com/unibiomed/go-unibiomed/unibiomed/tiles"
 )
 
-// ground draws a mask for every [SEG] that has a hidden state.
-func (a *answering) ground(ctx context.Context) error {
-	if a.Image == nil && len(a.Slices) == 0 {
+// ground draws a mask for every [SEG] of turns about one input that has a hidden state.
+func ground(ctx context.Context, turns []*answering) error {
+	var pictures []*answering
+	for _, a := range turns {
+		switch n := a.nameFindings(); {
+		case n == 0:
+		case a.Image == nil:
+			if err := a.groundSlices(ctx, n); err != nil {
+				return err
+			}
+		case a.Trace != nil: // a trace is of one turn
+			if err := groundImage(ctx, []*answering{a}); err != nil {
+				return err
+			}
+		default:
+			pictures = append(pictures, a)
+		}
+	}
+	if len(pictures) == 0 {
 		return nil
+	}
+	return groundImage(ctx, pictures)
+}
+
+// nameFindings makes a finding of every [SEG] that has a hidden state, and returns their number.
+func (a *answering) nameFindings() int {
+	if a.Image == nil && len(a.Slices) == 0 {
+		return 0
 	}
 	n := len(a.hidden) / a.info.Embd
 	a.Trace.Add("seg_hidden", a.hidden, n, a.info.Embd)
 	if n == 0 {
 		a.Trace.Add("seg_embedding", nil, 0, a.info.MaskEmbd)
-		return nil
+		return 0
 	}
 	phrases := prompt.Phrases(a.turn.Raw, a.Target)
 	a.turn.Findings = make([]Finding, n)
 	for i := range a.turn.Findings {
 		a.turn.Findings[i].Phrase = phrases[i]
 	}
-	if a.Image != nil {
-		return a.groundImage(ctx, n)
-	}
-	return a.groundSlices(ctx, n)
+	return n
 }
 
 // features runs SAM 2's image encoder, unless the image was seen before. shared says that the cache owns them.
@@ -79,7 +100,9 @@ func (p *Pipeline) featureBytes() int64 {
 	return 4 * (d/8*l*l + d/4*(l/2)*(l/2) + 2*d*s*s)
 }
 
-func (a *answering) groundImage(ctx context.Context, n int) error {
+// groundImage draws the masks of turns about one picture: its features are computed once, and every [SEG] is decoded in the same batches.
+func groundImage(ctx context.Context, turns []*answering) error {
+	a := turns[0]
 	f, shared, err := a.features(ctx, picture, a.Image)
 	if err != nil {
 		return err
@@ -87,29 +110,37 @@ func (a *answering) groundImage(ctx context.Context, n int) error {
 	if !shared {
 		defer f.Close()
 	}
+	var hidden []float32
+	for _, t := range turns {
+		hidden = append(hidden, t.hidden...)
+	}
+	n := len(hidden) / a.info.Embd
 	start := time.Now()
-	masks, err := a.model.DecodeMasks(ctx, f, a.hidden, n, a.call("masks"))
+	masks, err := a.model.DecodeMasks(ctx, f, hidden, n, a.call("masks"))
 	if err != nil {
 		return err
 	}
-	a.turn.Timings.add("masks", start)
-	for i := range n {
-		a.traceLogits(fmt.Sprintf("mask_logits.%d", i), ".strided", ".selected", masks, i)
-	}
-	start = time.Now()
-	for i := range n {
-		bits, err := a.upsample(masks, i, a.Image)
-		if err != nil {
-			return err
+	took := float64(time.Since(start).Microseconds()) / 1000
+	at := 0
+	for _, t := range turns {
+		t.turn.Timings["masks"] += took * float64(len(t.turn.Findings)) / float64(n)
+		start := time.Now()
+		for i := range t.turn.Findings {
+			t.traceLogits(fmt.Sprintf("mask_logits.%d", i), ".strided", ".selected", masks, at)
+			bits, err := t.upsample(masks, at, t.Image)
+			if err != nil {
+				return err
+			}
+			finding := &t.turn.Findings[i]
+			finding.PredictedIoU, finding.ObjectScore, finding.Selected = t.scores(masks, at)
+			finding.setMask(bits)
+			at++
+			if t.Progress != nil {
+				t.Progress("resize", float64(at)/float64(n))
+			}
 		}
-		finding := &a.turn.Findings[i]
-		finding.PredictedIoU, finding.ObjectScore, finding.Selected = a.scores(masks, i)
-		finding.setMask(bits)
-		if a.Progress != nil {
-			a.Progress("resize", float64(i+1)/float64(n))
-		}
+		t.turn.Timings.add("resize", start)
 	}
-	a.turn.Timings.add("resize", start)
 	return nil
 }
 

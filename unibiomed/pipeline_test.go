@@ -114,6 +114,33 @@ func TestMasksOfAnAnswerShareOneImageEncoding(t *testing.T) {
 	t.Fatal("no case twoseg_5tile")
 }
 
+// The targets of one call share an encoding and one batch of the mask decoder, and get what each gets alone.
+func TestTargetsAreDecodedTogether(t *testing.T) {
+	targets := []string{"nuclei in pathology", "liver in abdomen CT", "nuclei in pathology"}
+	in := nuclei(t)
+	p := openTiny(t, "f32", Options{})
+	together, err := p.Segment(t.Context(), in, targets, Observers{})
+	require.NoError(t, err)
+	stats, err := p.Stats()
+	require.NoError(t, err)
+	require.Equal(t, uint64(1), stats[bindings.StageFeatures].Calls)
+	require.Equal(t, uint64(1), stats[bindings.StageMasks].Calls)
+	require.Len(t, together.Turns, len(targets))
+	for i, target := range targets {
+		turn := together.Turns[i]
+		require.GreaterOrEqual(t, turn.Timings["total"], turn.Timings.stages())
+		alone, err := openTiny(t, "f32", Options{}).Segment(t.Context(), in, []string{target}, Observers{})
+		require.NoError(t, err)
+		require.Equal(t, alone.Raw, turn.Raw)
+		require.Len(t, turn.Findings, len(alone.Findings))
+		for k, f := range turn.Findings {
+			require.Equal(t, alone.Findings[k].Phrase, f.Phrase)
+			require.InDelta(t, alone.Findings[k].AreaPx, f.AreaPx, 2)
+			require.InDelta(t, alone.Findings[k].PredictedIoU, f.PredictedIoU, 1e-4)
+		}
+	}
+}
+
 func TestAnotherImageIsNotMistakenForTheLast(t *testing.T) {
 	p := openTiny(t, "f32", Options{CacheBytes: -1})
 	ask := Request{Input: nuclei(t), Prompt: "<image>\nWhich imaging modality is shown?"}
@@ -242,10 +269,41 @@ func TestWhatCantBeAsked(t *testing.T) {
 		_, err := Open(ctx, tiny(t, "f32"), Options{Device: "cuda7"})
 		require.ErrorIs(t, err, bindings.DeviceFailed)
 	})
+	t.Run("a KV cache of no such type", func(t *testing.T) {
+		_, err := Open(ctx, tiny(t, "f32"), Options{KVCache: "q4_0"})
+		require.ErrorIs(t, err, bindings.InvalidArgument)
+		require.ErrorContains(t, err, "kv_cache is 'q4_0', want auto, f32, f16 or q8_0")
+	})
 	t.Run("a memory limit below the plan", func(t *testing.T) {
 		_, err := Open(ctx, tiny(t, "f32"), Options{MemoryLimit: 1 << 20})
 		require.ErrorIs(t, err, bindings.NoMemory)
 	})
+}
+
+// The cache's type is what the plan says and what a session takes; in f16 and q8_0 the answers of the golden cases stay.
+func TestKVCache(t *testing.T) {
+	plan := func(cache string) uint64 {
+		p, err := PlanMemory(tiny(t, "q8_0"), Options{KVCache: cache})
+		require.NoError(t, err)
+		return p.KVCache
+	}
+	require.Equal(t, plan("f16"), plan(""))
+	require.Equal(t, 2*plan("f16"), plan("f32"))
+	require.Equal(t, plan("f16")*34/64, plan("q8_0"), "blocks of 32 bytes with a scale of two")
+
+	for _, tt := range []struct{ typ, cache string }{{"f32", "f16"}, {"q8_0", "f32"}, {"q8_0", "q8_0"}} {
+		t.Run(tt.typ+" with a cache of "+tt.cache, func(t *testing.T) {
+			p := openTiny(t, tt.typ, Options{KVCache: tt.cache})
+			for _, c := range goldenCases(t) {
+				if len(c.Video) > 0 || c.Tiles > 1 {
+					continue
+				}
+				res, err := p.Ask(t.Context(), c.request(t))
+				require.NoError(t, err)
+				require.Equal(t, c.Decoded, res.Raw, c.Name)
+			}
+		})
+	}
 }
 
 func TestLargestPart(t *testing.T) {

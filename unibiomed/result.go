@@ -113,6 +113,16 @@ func (t Timings) add(stage string, since time.Time) {
 	t[stage] += float64(time.Since(since).Microseconds()) / 1000
 }
 
+// stages is the sum of all stages, total left out.
+func (t Timings) stages() (sum float64) {
+	for stage, ms := range t {
+		if stage != "total" {
+			sum += ms
+		}
+	}
+	return sum
+}
+
 // setMask fills what a mask says of a finding.
 func (f *Finding) setMask(m *imaging.Mask) {
 	f.Bits, f.AreaPx, f.BBox = m, m.Area(), bbox(m)

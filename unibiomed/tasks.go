@@ -11,8 +11,8 @@ import (
 )
 
 // Segment draws one mask for each target phrase, such as "liver in abdomen CT" (spec/prompting.md 9 lists the wording that
-// the model knows). The image and the prompt's beginning are computed once. A target that the model answers without a mask
-// gives an empty finding.
+// the model knows). The image and the prompt's beginning are computed once, and the masks of all targets are
+// decoded together. A target that the model answers without a mask gives an empty finding.
 func (p *Pipeline) Segment(ctx context.Context, in Input, targets []string, o Observers) (*Result, error) {
 	if len(targets) == 0 {
 		return nil, &InputError{"target", "is missing"}
@@ -25,16 +25,18 @@ func (p *Pipeline) Segment(ctx context.Context, in Input, targets []string, o Ob
 			return nil, &InputError{fmt.Sprintf("target %d", i), "is empty"}
 		}
 	}
-	var turns []*Turn
-	for _, target := range targets {
-		turn, err := p.turn(ctx, "segment", Request{Input: in, Prompt: prompt.Segment(target), Target: target, Observers: o})
-		if err != nil {
-			return nil, err
-		}
+	requests := make([]Request, len(targets))
+	for i, target := range targets {
+		requests[i] = Request{Input: in, Prompt: prompt.Segment(target), Target: target, Observers: o}
+	}
+	turns, err := p.together(ctx, "segment", requests)
+	if err != nil {
+		return nil, err
+	}
+	for i, turn := range turns {
 		if len(turn.Findings) == 0 {
-			turn.Findings = []Finding{p.noMask(in, target)}
+			turn.Findings = []Finding{p.noMask(in, targets[i])}
 		}
-		turns = append(turns, turn)
 	}
 	return p.result(in, turns...), nil
 }

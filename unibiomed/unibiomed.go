@@ -48,6 +48,9 @@ type Options struct {
 	Context int
 	// TileBatch is the number of tiles that a vision pass takes. It defaults to a number chosen by device.
 	TileBatch int
+	// KVCache is the type of the language model's cache: "f32", "f16" or "q8_0", which halves f16's memory at some loss.
+	// It defaults to f32 for a model in f32, else f16.
+	KVCache string
 	// CacheBytes bounds what is kept of images already seen. It defaults to 256 MiB; negative keeps nothing.
 	CacheBytes int64
 	// Progress, when set, hears how opening goes on, 0 to 1.
@@ -111,7 +114,7 @@ func Open(ctx context.Context, dir string, o Options) (*Pipeline, error) {
 }
 
 func (o Options) params() bindings.Params {
-	return bindings.Params{Device: o.Device, Threads: o.Threads, MemoryLimit: o.MemoryLimit, Context: o.Context, TileBatch: o.TileBatch}
+	return bindings.Params{Device: o.Device, Threads: o.Threads, MemoryLimit: o.MemoryLimit, Context: o.Context, TileBatch: o.TileBatch, KVCache: o.KVCache}
 }
 
 // ModelFiles returns the three files of a model folder.

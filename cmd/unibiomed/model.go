@@ -14,6 +14,7 @@ type modelFlags struct {
 	Device      string    `default:"auto" placeholder:"NAME" help:"auto, cpu, or a device that doctor lists, such as cuda0."`
 	Threads     int       `placeholder:"N" help:"CPU threads. Default: the number of physical cores."`
 	Context     int       `placeholder:"N" help:"Positions of a conversation. Default: 8192, or what the model was trained for."`
+	KVCache     string    `name:"kv-cache" enum:"auto,f32,f16,q8_0" default:"auto" placeholder:"TYPE" help:"Type of the language model's cache: auto, f32, f16 or q8_0. Default: f32 for an f32 model, else f16."`
 	Exact       exactFlag `help:"On a CPU, f32 arithmetic throughout, whatever the weights' type: slower, to compare with."`
 	MemoryLimit uint64    `placeholder:"BYTES" help:"Refuse a model whose plan needs more. Default: what is free."`
 }
@@ -39,7 +40,7 @@ func (f modelFlags) validate() error {
 }
 
 func (f modelFlags) options() unibiomed.Options {
-	o := unibiomed.Options{Device: f.Device, Threads: f.Threads, Context: f.Context, MemoryLimit: f.MemoryLimit}
+	o := unibiomed.Options{Device: f.Device, Threads: f.Threads, Context: f.Context, MemoryLimit: f.MemoryLimit, KVCache: f.KVCache}
 	if o.Device == "auto" {
 		o.Device = ""
 	}

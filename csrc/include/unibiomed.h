@@ -118,6 +118,7 @@ typedef struct ub_model_params {
     uint32_t     tile_batch;     // tiles a vision pass takes; 0: chosen by device
     uint32_t     mask_batch;     // [SEG] vectors a decoder pass takes; 0: chosen by device
     uint32_t     vocab_only;     // 1: tokenizer only, no weights are mapped
+    const char * kv_cache;       // type of the KV cache: "f32", "f16" or "q8_0"; NULL or "auto": f32 for an f32 model, else f16
 } ub_model_params;
 
 // Bytes, known before anything is allocated.
