@@ -496,6 +496,30 @@ def load_masks(args, data):
     return averaged(path, model) if path.exists() or not args.init else model
 
 
+def calibrate(model, data, size, wanted, batch=8):
+    """Shifts the predicted IoU of the empty mask so that a share `wanted` of the absent targets of the validation split get it: what
+    an image's source marks elsewhere, asked of its healthy images (as `eval --absent` does)."""
+    gaps = []
+    model.eval()
+    for at in range(0, len(data.splits["val"]), batch):
+        some = data.splits["val"][at : at + batch]
+        healthy = [(b, data.rows[i]) for b, i in enumerate(some) if data.rows[i].info["findings"] == "no findings" and not data.rows[i].phrases]
+        asked = [(b, p) for b, row in healthy for p in data.absent(row) if p in data.phrase_id]
+        if not asked:
+            continue
+        x = torch.from_numpy(np.stack([np.asarray(data.image(i).resize((size, size))) for i in some])).to(model.table.weight.device)
+        with torch.no_grad():
+            e = model.table.weight[[data.phrase_id[p] for _, p in asked]]
+            _, iou, _, _ = model(normalise(x.permute(0, 3, 1, 2)), torch.tensor([b for b, _ in asked]), e)
+        logit = iou[:, 1:].logit()
+        gaps.append(logit[:, 1:].amax(1) - logit[:, 0])
+    gaps = torch.cat(gaps)
+    shift = gaps.quantile(wanted).item()
+    with torch.no_grad():
+        model.sam.sam_mask_decoder.iou_prediction_head.layers[-1].bias[1] += shift
+    print(f"absent targets on the validation split: {(gaps < 0).float().mean():.3f} empty before, {wanted} after a shift of {shift:.2f}")
+
+
 def export(args):
     """Writes the averaged weights of both stages as a checkpoint folder."""
     data = Dataset(args.data, args.work)
@@ -503,6 +527,8 @@ def export(args):
     torch.manual_seed(args.seed)
     config = language_config(len(words))
     masks = load_masks(args, data)
+    if args.empty:
+        calibrate(masks, data, args.size, args.empty)
     reader = Reader(VISION, config, masks.table.weight.shape[1], len(data.phrases) - 1, len(data.families) + len(data.findings))
     initialise(reader)
     start_from(args, "language", reader)
@@ -528,6 +554,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="sam: compile the image encoder, a minute at the start for a fifth of each step")
     parser.add_argument("--questions", type=int, default=4, help="language: questions an image and step")
     parser.add_argument("--out", help="export: checkpoint folder to write")
+    parser.add_argument("--empty", type=float, help="export: share of absent targets of the validation split that get an empty mask, 0 to 1")
     parser.add_argument("--init", help="exported checkpoint folder whose weights a stage without a state starts from")
     parser.add_argument("--bf16", action="store_true", help="export: store bf16, half the size")
     parser.add_argument("--batch", type=int, default=16)
