@@ -210,6 +210,8 @@ One answer takes {answer_seconds(b):.2f} s: the first one about `models/examples
 - It knows the phrases of its training set, the ones listed above, and the wordings of the official questions with some variations. Its vocabulary is about a
   thousand tokens: long or free questions are answered badly, and other languages not at all (it answers in English, with whatever it takes the words for).
 - An unknown phrase gets the mask of a known phrase that looks alike to it, or an empty one (status `empty`). Neither says whether the thing is there.
+- Its predicted IoU also decides whether a target is there: it was trained to be 0.4 + 0.6 IoU where there is one, so it reads higher than the overlap.
+- Healthy images of a kind that often shows a target get masks too often: compare the two rows of absent targets.
 - A picture that is no medical image gets an answer as if it were one: a modality is named, and masks may be drawn. The model does not know that it should refuse.
 - A region question wants a box, or a mask with at least one pixel: an empty mask is an input error ("has no pixel inside"), and no answer is made.
 - Rare phrases (few masks in the table by phrase), tiny targets such as microaneurysms, and thin ones such as vessels, are weak.
