@@ -644,6 +644,20 @@ func TestStats(t *testing.T) {
 	require.Positive(t, masks.FLOP)
 	require.Zero(t, stats[bindings.StageFeatures].Calls)
 
+	operations, err := m.Operations()
+	require.NoError(t, err)
+	require.NotEmpty(t, operations)
+	products := 0
+	for _, o := range operations {
+		require.Equal(t, "masks", o.Stage)
+		require.Equal(t, "cpu", o.Device)
+		require.Positive(t, o.Count)
+		if o.Operation == "MUL_MAT" {
+			products++
+		}
+	}
+	require.Equal(t, 1, products)
+
 	rate, err := m.PeakRate("f32", 256, 50*time.Millisecond)
 	require.NoError(t, err)
 	require.Positive(t, rate)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -264,10 +265,17 @@ func (m *Model) Metadata(key string) (string, bool, error) {
 	if err != nil {
 		return "", false, err
 	}
+	return filled(op, func(buffer *byte, capacity int32, n *int32, e *cError) int32 {
+		return ubModelMetadata(h, k, buffer, capacity, n, e)
+	})
+}
+
+// filled collects what a native call writes as text, and whether there is any: call fills a buffer and tells the length, -1 for none.
+func filled(op string, call func(buffer *byte, capacity int32, n *int32, e *cError) int32) (string, bool, error) {
 	for b := make([]byte, 256); ; {
 		var n int32
 		var e cError
-		if rc := ubModelMetadata(h, k, &b[0], int32(len(b)), &n, &e); rc != ok {
+		if rc := call(&b[0], int32(len(b)), &n, &e); rc != ok {
 			return "", false, e.err(op, rc)
 		}
 		switch {
@@ -433,6 +441,40 @@ func (m *Model) Stats() ([]StageStats, error) {
 		s[i] = StageStats{Calls: c.calls, Items: c.items, Time: time.Duration(c.nanoseconds), FLOP: c.flop}
 	}
 	return s, nil
+}
+
+// Operations counts how often a device computed an operation of ggml for a stage.
+type Operations struct {
+	Stage     string // as Stage.String
+	Operation string // for instance "MUL_MAT"
+	Device    string // a name listed by Devices
+	Count     uint64
+}
+
+// Operations tells where all operations since the model was opened were computed, sorted by stage, operation and device.
+func (m *Model) Operations() ([]Operations, error) {
+	const op = "operations"
+	h, err := m.enter(op)
+	if err != nil {
+		return nil, err
+	}
+	defer m.leave()
+	lines, _, err := filled(op, func(buffer *byte, capacity int32, n *int32, e *cError) int32 {
+		return ubModelOperations(h, buffer, capacity, n, e)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var all []Operations
+	for line := range strings.Lines(lines) {
+		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		o := Operations{Stage: f[0], Operation: f[1], Device: f[2]}
+		if o.Count, err = strconv.ParseUint(f[3], 10, 64); err != nil {
+			return nil, err
+		}
+		all = append(all, o)
+	}
+	return all, nil
 }
 
 // PeakRate runs n x n x n products with weights of a type on the model's device for about d, and returns the best rate in FLOP

@@ -94,6 +94,10 @@ func ubModelMetadata(m handle, key, buffer *byte, capacity int32, n *int32, e *c
 	return int32(C.ub_model_metadata(model(m), str(key), str(buffer), C.int32_t(capacity), ints(n), errOf(e)))
 }
 
+func ubModelOperations(m handle, buffer *byte, capacity int32, n *int32, e *cError) int32 {
+	return int32(C.ub_model_operations(model(m), str(buffer), C.int32_t(capacity), ints(n), errOf(e)))
+}
+
 func ubTokenize(m handle, text *byte, length int32, special bool, ids *int32, capacity int32, n *int32, e *cError) int32 {
 	return int32(C.ub_tokenize(model(m), str(text), C.int32_t(length), C.bool(special), ints(ids), C.int32_t(capacity), ints(n), errOf(e)))
 }

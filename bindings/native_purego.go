@@ -98,6 +98,8 @@ var (
 
 	// ub_status ub_model_stats(const ub_model * m, ub_stage_stats out[UB_STAGE_COUNT], ub_error * err)
 	ubModelStats func(m handle, out *cStageStats, e *cError) int32
+	// ub_status ub_model_operations(const ub_model * m, char * buffer, int32_t capacity, int32_t * length, ub_error * err)
+	ubModelOperations func(m handle, buffer *byte, capacity int32, n *int32, e *cError) int32
 	// ub_status ub_peak_rate(ub_model * m, const char * type, int32_t n, float seconds, double * flop_per_second, ub_error * err)
 	ubPeakRate func(m handle, typ *byte, n int32, seconds float32, rate *float64, e *cError) int32
 
@@ -127,7 +129,7 @@ var functions = map[string]any{
 	"ub_masks_decode": &ubMasksDecode,
 	"ub_track_open":   &ubTrackOpen, "ub_track_close": &ubTrackClose, "ub_track_prompt": &ubTrackPrompt,
 	"ub_track_step": &ubTrackStep, "ub_track_rewind": &ubTrackRewind,
-	"ub_model_stats": &ubModelStats, "ub_peak_rate": &ubPeakRate,
+	"ub_model_stats": &ubModelStats, "ub_model_operations": &ubModelOperations, "ub_peak_rate": &ubPeakRate,
 	"ub_row_size": &ubRowSize, "ub_type_id": &ubTypeID, "ub_quantize": &ubQuantize, "ub_dequantize": &ubDequantize,
 }
 

@@ -44,6 +44,15 @@ ub_model_params read_params(const ub_model_params * p) {
     return v;
 }
 
+// As ub_model_metadata hands text out.
+void write_text(const std::string & text, char * buffer, int32_t capacity, int32_t * length) {
+    *length = int32_t(text.size());
+    if (capacity == 0) return;
+    const size_t n = std::min(text.size(), size_t(capacity) - 1);
+    std::memcpy(buffer, text.data(), n);
+    buffer[n] = '\0';
+}
+
 constexpr int32_t most_tiles = 1 << 16, most_prompts = 1 << 16;
 
 void check_features(const std::shared_ptr<model> & m, const ub_features * f) {
@@ -155,11 +164,7 @@ ub_status ub_model_metadata(const ub_model * m, const char * key, char * buffer,
             return;
         }
         if (text.size() > INT32_MAX) fail(UB_E_FORMAT, "key '%.64s' has %zu bytes", key, text.size());
-        *length = int32_t(text.size());
-        if (capacity == 0) return;
-        const size_t n = std::min(text.size(), size_t(capacity) - 1);
-        std::memcpy(buffer, text.data(), n);
-        buffer[n] = '\0';
+        write_text(text, buffer, capacity, length);
     });
 }
 
@@ -171,6 +176,18 @@ ub_status ub_model_stats(const ub_model * m, ub_stage_stats out[UB_STAGE_COUNT],
             const counters & c = m->state->totals[size_t(i)];
             out[i] = {c.calls, c.items, c.nanoseconds, c.flop};
         }
+    });
+}
+
+ub_status ub_model_operations(const ub_model * m, char * buffer, int32_t capacity, int32_t * length, ub_error * err) {
+    return guarded(err, [&] {
+        REQUIRE_ARGUMENT(m);
+        REQUIRE_ARGUMENT(length);
+        UB_REQUIRE(capacity >= 0 && (capacity == 0 || buffer != nullptr), "capacity is %d, buffer is %s", capacity, buffer != nullptr ? "set" : "NULL");
+        static const char * const stages[UB_STAGE_COUNT] = {"vision", "prefill", "decode", "features", "masks", "memory"};
+        std::string text;
+        for (size_t i = 0; i < UB_STAGE_COUNT; ++i) m->state->totals[i].ran.print(stages[i], text);
+        write_text(text, buffer, capacity, length);
     });
 }
 

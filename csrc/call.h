@@ -3,6 +3,7 @@
 #pragma once
 
 #include "error.h"
+#include "operations.h"
 
 #include <array>
 #include <atomic>
@@ -69,6 +70,7 @@ class reporter {
 // Totals of one ub_stage. Added to by one call at a time, read at any time.
 struct counters {
     std::atomic<uint64_t> calls{0}, items{0}, nanoseconds{0}, flop{0};
+    operations            ran;
 };
 using stage_counters = std::array<counters, UB_STAGE_COUNT>;
 

@@ -23,7 +23,8 @@ ggml_context * new_graph_context(size_t max_nodes) {
 
 graph::graph(const device & dev, size_t max_nodes, bool traced)
     : ctx(new_graph_context(max_nodes)), gf(ggml_new_graph_custom(ctx, max_nodes, false)), score_bytes(dev.score_bytes()),
-      accelerated(dev.is_cpu() && accel::enabled()), owner(ctx), traced(traced) {}
+      accelerated(dev.is_cpu() && accel::enabled()),
+      gpu(dev.is_cpu() ? nullptr : dev.main()), owner(ctx), traced(traced) {}
 
 ggml_tensor * graph::input(ggml_type type, std::initializer_list<int64_t> ne, const void * data) {
     ggml_tensor * t = ggml_new_tensor(ctx, type, int(ne.size()), ne.begin());
@@ -147,16 +148,21 @@ ggml_tensor * attend_in_parts(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_
 
 ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, bool coarse) {
     const int64_t n = q->ne[1], batch = q->ne[3];
-    if (g.accelerated) {
+    if (g.accelerated || (g.gpu != nullptr && coarse)) {
         ggml_tensor * x = ggml_flash_attn_ext(g.ctx, q, k, v, nullptr, scale, 0.0f, 0.0f);  // {Cv, heads, Nq, B}
-        ggml_flash_attn_ext_set_prec(x, coarse ? GGML_PREC_DEFAULT : GGML_PREC_F32);
-        return ggml_reshape_3d(g.ctx, x, x->ne[0] * x->ne[1], n, batch);
+        ggml_flash_attn_ext_set_prec(x, coarse && g.accelerated ? GGML_PREC_DEFAULT : GGML_PREC_F32);
+        // GPUs have it for some head sizes
+        if (g.accelerated || ggml_backend_dev_supports_op(g.gpu, x)) return ggml_reshape_3d(g.ctx, x, x->ne[0] * x->ne[1], n, batch);
     }
     q = ggml_cont(g.ctx, q);                                              // the CPU's fast product wants this
     ggml_tensor * vt = ggml_cont(g.ctx, ggml_permute(g.ctx, v, 1, 0, 2, 3));  // {Nk, Cv, heads, B}
     ggml_tensor * x = attend_in_parts(g, q, k, vt, scale, 3);             // {Cv, Nq, heads, B}
     x = ggml_cont(g.ctx, ggml_permute(g.ctx, x, 0, 2, 1, 3));             // {Cv, heads, Nq, B}
     return ggml_reshape_3d(g.ctx, x, x->ne[0] * x->ne[1], n, batch);
+}
+
+bool is_coarse(const graph & g, const ggml_tensor * weight) {
+    return g.gpu != nullptr ? weight->type != GGML_TYPE_F32 : accel::is_int8(weight);
 }
 
 size_t attention_nodes(const device & dev, int64_t nq, int64_t nk, int64_t heads, int64_t batch) {
@@ -276,6 +282,7 @@ void stage::run(const builder & build, reporter & r, counters & c) {
         release();
         fail(UB_E_NOMEM, "working memory of a stage can't be allocated on device %s", dev->name().c_str());
     }
+    for (int i = 0; i < ggml_graph_n_nodes(g.gf); ++i) c.ran.add(ggml_graph_node(g.gf, i));
     for (auto & in : g.inputs) {
         if (in.t->buffer != nullptr) ggml_backend_tensor_set(in.t, in.data, 0, ggml_nbytes(in.t));  // unused inputs have none
     }

@@ -36,6 +36,7 @@ class graph {
     ggml_cgraph  * gf;
     const size_t   score_bytes; // what attention() may take for scores
     const bool     accelerated; // on the CPU with accel.h: products take their epilogue, attention is one operation
+    const ggml_backend_dev_t gpu; // what computes, null on the CPU
 
     // An input whose data, contiguous, is copied in before the run. data is null only when a graph is measured.
     ggml_tensor * input(ggml_type type, std::initializer_list<int64_t> ne, const void * data);
@@ -80,8 +81,11 @@ ggml_tensor * relu_mlp(const graph & g, const std::vector<linear_weights> & laye
 ggml_tensor * split_heads(const graph & g, ggml_tensor * x, int64_t heads);
 // softmax(q k^T * scale) v in f32. q {C, Nq, heads, B}, k {C, Nk, heads, B}, v {Cv, Nk, heads, B}, views are fine
 // -> {Cv*heads, Nq, B}. Scores are made for groups of items, heads and queries so that one buffer stays within g.score_bytes.
-// coarse: products may be of bf16, as suits a block whose linear layers are in int8, the coarser of the two.
+// coarse: products may be of bf16, or on a GPU of f16 in one operation, as suits a block whose linear layers are coarser than that.
 ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, bool coarse = false);
+
+// Whether a block with this weight computes coarser than f32: in int8 on the CPU, and on a GPU with any type below f32.
+bool is_coarse(const graph & g, const ggml_tensor * weight);
 
 // At most so many tensors does attention() add: part of a stage's max_nodes.
 size_t attention_nodes(const device & dev, int64_t nq, int64_t nk, int64_t heads, int64_t batch);

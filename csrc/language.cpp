@@ -413,6 +413,11 @@ session::session(language & lm, uint32_t n) : lm(lm), n_ctx(n > 0 ? language::co
     p.embeddings      = true;  // with causal attention and no pooling: logits, and the state after the final norm
     p.no_perf         = true;
     p.op_offload      = false;
+    p.cb_eval_user_data = &running;
+    p.cb_eval         = [](ggml_tensor * t, bool ask, void * user) {  // sees each node before it runs, and asks for none
+        if (counters * c = *static_cast<counters **>(user); ask && c != nullptr) c->ran.add(t);
+        return !ask;
+    };
     quiet_log();
     ctx.reset(llama_init_from_model(lm.model.get(), p));
     if (!ctx) fail(UB_E_NOMEM, "a session of %u positions can't be made: %s", n_ctx, take_complaints().c_str());
@@ -456,6 +461,7 @@ void session::append(const int32_t * ids, int32_t n, const float * embeddings, f
         fail(UB_E_CONTEXT, "%d positions do not fit: the session has %d of %u", n, used, n_ctx);
     }
     const auto & h = lm.hparams;
+    running = &c;
     const int32_t before = used, limit = int32_t(llama_n_batch(ctx.get()));
     llama_set_abort_callback(ctx.get(), [](void * user) { return !static_cast<reporter *>(user)->poll(); }, &r);
     // whatever ends this call early, the session is as it was

@@ -103,6 +103,7 @@ class session {
     llama_context_ptr  ctx;
     mutable std::mutex mutex;
     int32_t            used = 0;  // positions in the cache
+    counters *         running = nullptr;  // of the call under way, for the context's callback
 };
 
 } // namespace ub

@@ -101,6 +101,7 @@ type benchDocument struct {
 	Growth     []growth           `json:"growth,omitempty"`
 	Torch      *torchDocument     `json:"torch,omitempty"`
 	Comparison []comparison       `json:"comparison,omitempty"`
+	Operations []operationCount   `json:"operations"` // where they were computed
 	Memory     struct {
 		Plan     *planDocument `json:"plan"`
 		Before   uint64        `json:"resident_before"`
@@ -193,11 +194,19 @@ func (c *benchCmd) Run(ctx context.Context, s *streams) error {
 	if err := b.growth(ctx); err != nil {
 		return err
 	}
+	if err := b.operations(); err != nil {
+		return err
+	}
 	bar.finish()
 	if c.JSON {
-		return encodeJSON(s.out, doc, true)
+		err = encodeJSON(s.out, doc, true)
+	} else {
+		err = doc.print(s.out)
 	}
-	return doc.print(s.out)
+	if err != nil {
+		return err
+	}
+	return doc.checkFallback()
 }
 
 func commandLine() string {
@@ -737,6 +746,9 @@ func (d *benchDocument) print(w io.Writer) error {
 		return err
 	}
 	if err := d.printGrowth(w); err != nil {
+		return err
+	}
+	if err := d.printOperations(w); err != nil {
 		return err
 	}
 	d.Memory.Plan.print(t)

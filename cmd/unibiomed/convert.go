@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -16,16 +17,17 @@ import (
 
 // makeFlags are those of the verbs that make a model folder.
 type makeFlags struct {
-	Out       string `short:"o" required:"" placeholder:"DIR" help:"The model folder to make. It appears whole or not at all."`
-	Type      string `placeholder:"T" help:"Type of all three parts: ${types}."`
-	Language  string `placeholder:"T" help:"Type of the language model."`
-	Vision    string `placeholder:"T" help:"Type of the vision tower."`
-	Grounding string `placeholder:"T" help:"Type of SAM 2."`
-	Name      string `placeholder:"NAME" help:"Name of the model. Default: the checkpoint's own, or that of the folder."`
-	Overwrite bool   `help:"Replace a folder that holds a model and nothing else."`
-	Threads   int    `placeholder:"N" help:"CPU threads for packing. Default: the number of physical cores."`
-	JSON      bool   `help:"Print the summary as JSON."`
-	Quiet     bool   `short:"q" help:"No progress."`
+	Out       string   `short:"o" required:"" placeholder:"DIR" help:"The model folder to make. It appears whole or not at all."`
+	Type      string   `placeholder:"T" help:"Type of all three parts: ${types}."`
+	Language  string   `placeholder:"T" help:"Type of the language model."`
+	Vision    string   `placeholder:"T" help:"Type of the vision tower."`
+	Grounding string   `placeholder:"T" help:"Type of SAM 2."`
+	Tensor    []string `sep:"none" placeholder:"PATTERN=T" help:"Type of the matrices whose name in the GGUF file matches, whatever their part's type. May be repeated; the last that matches holds."`
+	Name      string   `placeholder:"NAME" help:"Name of the model. Default: the checkpoint's own, or that of the folder."`
+	Overwrite bool     `help:"Replace a folder that holds a model and nothing else."`
+	Threads   int      `placeholder:"N" help:"CPU threads for packing. Default: the number of physical cores."`
+	JSON      bool     `help:"Print the summary as JSON."`
+	Quiet     bool     `short:"q" help:"No progress."`
 }
 
 // make runs Convert or Quantize and prints what was made. fallback is the type where no flag names one.
@@ -48,6 +50,13 @@ func (f makeFlags) make(ctx context.Context, s *streams, source, fallback string
 		if given.typ != "" && !slices.Contains(checkpoint.Types(), given.typ) {
 			return usagef("%s: %q, want one of %s", given.flag, given.typ, strings.Join(checkpoint.Types(), " "))
 		}
+	}
+	for _, given := range f.Tensor {
+		pattern, typ, ok := strings.Cut(given, "=")
+		if _, err := path.Match(pattern, ""); !ok || pattern == "" || err != nil || !slices.Contains(checkpoint.PlainTypes(), typ) {
+			return usagef("--tensor: %q, want PATTERN=T with T one of %s", given, strings.Join(checkpoint.PlainTypes(), " "))
+		}
+		o.Tensors = append(o.Tensors, checkpoint.TensorType{Pattern: pattern, Type: typ})
 	}
 	bar := newProgress(s.err, f.Quiet, 1)
 	o.Progress = func(done, total int64, name string) {
@@ -76,7 +85,8 @@ before anything is written. Default type: f32. A row that a type can't hold take
 
 Examples:
   unibiomed convert UniBiomed/ --out unibiomed-1b-q8_0 --type q8_0
-  unibiomed convert UniBiomed/ --out unibiomed-1b-q4_0 --language q4_0 --vision q8_0 --grounding q8_0`
+  unibiomed convert UniBiomed/ --out unibiomed-1b-q4_0 --language q4_0 --vision q8_0 --grounding q8_0
+  unibiomed convert UniBiomed/ --out unibiomed-1b-mixed --type q8_0 --tensor 'blocks.*.mlp.fc2.weight=f16' --tensor 'trunk.*=f16'`
 }
 
 func (c *convertCmd) Run(ctx context.Context, s *streams) error {
@@ -97,8 +107,8 @@ Examples:
 }
 
 func (c *quantizeCmd) Run(ctx context.Context, s *streams) error {
-	if c.Type == "" && c.Language == "" && c.Vision == "" && c.Grounding == "" {
-		return usagef("give --type, or a type for a part: --language, --vision, --grounding")
+	if c.Type == "" && c.Language == "" && c.Vision == "" && c.Grounding == "" && len(c.Tensor) == 0 {
+		return usagef("give --type, a type for a part (--language, --vision, --grounding), or --tensor")
 	}
 	return c.make(ctx, s, c.Source, "", checkpoint.Quantize)
 }

@@ -15,8 +15,7 @@ ggml_tensor * multi_head(graph & g, const linear_weights & out, ggml_tensor * q,
     const bool host = out.bias->buffer != nullptr && ggml_backend_buffer_is_host(out.bias->buffer);
     if (host && !g.accelerated && C <= cpu_attention_head) return linear(g, out, cpu_attention(g.ctx, q, k, v, heads), after);
     const float scale = 1.0f / std::sqrt(float(C));
-    const bool coarse = accel::is_int8(out.weight);
-    return linear(g, out, attention(g, split_heads(g, q, heads), split_heads(g, k, heads), split_heads(g, v, heads), scale, coarse), after);
+    return linear(g, out, attention(g, split_heads(g, q, heads), split_heads(g, k, heads), split_heads(g, v, heads), scale, is_coarse(g, out.weight)), after);
 }
 
 } // namespace ub

@@ -277,7 +277,9 @@ inline ub_model_files files(const char * language, const char * vision) {
 inline ub_model_params params() {
     ub_model_params p;
     ub_model_params_init(&p);
-    p.device    = "cpu";
+    // another device for a whole run of the tests, for instance vulkan0
+    const char * device = std::getenv("UNIBIOMED_TEST_DEVICE");
+    p.device    = device != nullptr ? device : "cpu";
     p.n_threads = 2;
     return p;
 }

@@ -8,8 +8,8 @@ using namespace ub;
 
 namespace {
 
-std::shared_ptr<const device> cpu() {
-    static const std::shared_ptr<const device> d = device::open("cpu", 2);
+std::shared_ptr<const device> tested() {
+    static const std::shared_ptr<const device> d = device::open(fixture::params().device, 2);
     return d;
 }
 
@@ -53,7 +53,7 @@ TEST_CASE("attention, in one part and in many") {
         for (size_t limit : {size_t(1) << 20, size_t(s.nk) * 4 * 20, size_t(s.nk) * 4 * 3, size_t(1)}) {
             CAPTURE(limit);
             std::vector<float> got(want.size());
-            stage st(cpu(), 4096);
+            stage st(tested(), 4096);
             reporter r;
             counters c;
             st.run([&](graph & g) {
@@ -88,7 +88,7 @@ TEST_CASE("a stage reports, traces, copies out and can be canceled") {
         static_cast<seen *>(user)->traces[name] = a;
     };
 
-    stage st(cpu(), 64);
+    stage st(tested(), 64);
     counters c;
     std::vector<float> out(x.size());
     const auto build = [&](graph & g) {
@@ -145,7 +145,7 @@ TEST_CASE("small inputs") {
         auto & in = small.at(name + ".in");
         auto & want = small.at(name + ".out");
         std::vector<float> got(want.data.size());
-        stage st(cpu(), 64);
+        stage st(tested(), 64);
         reporter r;
         counters c;
         st.run([&](graph & g) {
@@ -169,7 +169,7 @@ TEST_CASE("small inputs") {
 }
 
 TEST_CASE("a stage runs many graphs of many sizes") {
-    stage st(cpu(), 4096);
+    stage st(tested(), 4096);
     reporter r;
     counters c;
     for (int length : {700, 701, 650, 3, 703, 700, 700, 1}) {

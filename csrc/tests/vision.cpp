@@ -59,6 +59,15 @@ TEST_CASE("tiles do not depend on their batch") {
         // per tile: patches, two blocks of four linear layers and attention over 65 tokens, projector
         const uint64_t block = 65 * 16 * (3 * 16 + 16 + 2 * 24) + 2 * 65 * 65 * 16, one = 64 * 48 * 16 + 2 * block + 16 * (64 * 32 + 32 * 32);
         CHECK(stats[UB_STAGE_VISION].flop == 5 * 2 * one);
+
+        int32_t length = 0;
+        REQUIRE(ub_model_operations(m.get(), nullptr, 0, &length, &err) == UB_OK);
+        std::string ran(size_t(length) + 1, '\0');
+        REQUIRE(ub_model_operations(m.get(), ran.data(), length + 1, &length, &err) == UB_OK);
+        // two norms a block and that of the projector, once a batch
+        const uint32_t passes = batch > 0 ? (5 + batch - 1) / batch : 0;
+        const std::string norms = "vision\tNORM\t" + std::string(p.device) + '\t' + (batch > 0 ? std::to_string(5 * passes) + '\n' : "");
+        CHECK_MESSAGE(ran.find(norms) != std::string::npos, ran);
     }
 }
 

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,6 +28,8 @@ import (
 type Options struct {
 	// Type names of the three parts, of Types. They default to "f32" in Convert, and to what the source has in Quantize.
 	Language, Vision, Grounding string
+	// Tensors stores single matrices in types of their own. Of several that match a tensor the last one holds.
+	Tensors []TensorType
 	// Quantizer packs the quantized types; f32, f16 and bf16 do without.
 	Quantizer Quantizer
 	// Name of the model. It defaults to the checkpoint's own name, then to that of the destination folder.
@@ -55,8 +58,44 @@ func (o Options) typeNames() map[string]string {
 	return names
 }
 
+// A TensorType gives the matrices whose name matches a pattern another type than their part's.
+type TensorType struct {
+	Pattern string // of path.Match, for names in the GGUF files (docs/model-folder.md): "blocks.*.mlp.fc2.weight", "blk.0.*"
+	Type    string // one of Types that stores all rows alike: no mixture such as q4_k_m
+}
+
+// ownType returns the type that Tensors gives a tensor.
+func (o Options) ownType(name string) (scheme, bool) {
+	for _, t := range slices.Backward(o.Tensors) {
+		if ok, _ := path.Match(t.Pattern, name); ok {
+			return schemes[t.Type], true
+		}
+	}
+	return scheme{}, false
+}
+
+// checkTensors checks Tensors by themselves.
+func (o Options) checkTensors() error {
+	for _, t := range o.Tensors {
+		if _, err := path.Match(t.Pattern, ""); err != nil {
+			return fmt.Errorf("checkpoint: type of tensors %q: %w", t.Pattern, err)
+		}
+		s, ok := schemes[t.Type]
+		if !ok || s.base != s.raised {
+			return fmt.Errorf("checkpoint: type of tensors %q: got %q, want one of %s", t.Pattern, t.Type, strings.Join(PlainTypes(), " "))
+		}
+		if s.base.Block() > 1 && o.Quantizer == nil {
+			return fmt.Errorf("checkpoint: type of tensors %q: %s needs a Quantizer", t.Pattern, t.Type)
+		}
+	}
+	return nil
+}
+
 // schemes returns each part's scheme, or an error that names a bad option.
 func (o Options) schemes() (map[Part]scheme, error) {
+	if err := o.checkTensors(); err != nil {
+		return nil, err
+	}
 	out := map[Part]scheme{}
 	for _, p := range Parts() {
 		s, ok := schemes[o.typeName(p)]
@@ -263,14 +302,22 @@ func (p *pass) open(kv map[Part][]gguf.KV, all []job) error {
 		f := p.files[j.rule.part]
 		f.jobs = append(f.jobs, j)
 	}
+	if err := p.checkPatterns(all); err != nil {
+		return err
+	}
 	for _, part := range Parts() {
 		f := p.files[part]
 		s := PartSummary{Part: part, Type: p.o.typeName(part), Tensors: map[string]int{}}
 		var tensors []gguf.Tensor
 		for i := range f.jobs {
 			j := &f.jobs[i]
-			stored, wanted := p.schemes[part].typeOf(part, j.out.Name, j.out.Shape, p.tied)
-			if j.keep != nil {
+			scheme := p.schemes[part]
+			own, has := p.o.ownType(j.out.Name)
+			if has {
+				scheme = own
+			}
+			stored, wanted := scheme.typeOf(part, j.out.Name, j.out.Shape, p.tied)
+			if j.keep != nil && !has {
 				stored = *j.keep
 			}
 			j.out.Type = stored
@@ -292,6 +339,20 @@ func (p *pass) open(kv map[Part][]gguf.KV, all []job) error {
 		}
 		s.Bytes = f.w.Size()
 		p.summary.Parts = append(p.summary.Parts, s)
+	}
+	return nil
+}
+
+// checkPatterns refuses a pattern of Options.Tensors that no matrix matches.
+func (p *pass) checkPatterns(all []job) error {
+	for _, t := range p.o.Tensors {
+		matches := slices.ContainsFunc(all, func(j job) bool {
+			ok, _ := path.Match(t.Pattern, j.out.Name)
+			return ok && isMatrix(j.rule.part, j.out.Name, len(j.out.Shape))
+		})
+		if !matches {
+			return fmt.Errorf("checkpoint: type of tensors %q: no matrix has such a name", t.Pattern)
+		}
 	}
 	return nil
 }

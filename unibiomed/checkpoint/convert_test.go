@@ -375,6 +375,56 @@ func TestQuantize(t *testing.T) {
 	require.NoDirExists(t, from("flipped"))
 }
 
+func TestTensorsOfTheirOwnType(t *testing.T) {
+	f := newFake(3)
+	dir := t.TempDir()
+	to := func(name string) string { return filepath.Join(dir, name) }
+	ctx := context.Background()
+	types := func(model string, want map[string]gguf.Type) {
+		t.Helper()
+		_, files := openModel(t, to(model))
+		for name, typ := range want {
+			part := map[string]Part{"blk": Language, "tra": Grounding, "nec": Grounding}[name[:3]]
+			got, ok := files[part].Tensor(name)
+			require.True(t, ok, name)
+			require.Equal(t, typ, got.Type, name)
+		}
+	}
+	source := f.write(t)
+	_, err := Convert(ctx, source, to("mixed"), Options{Language: "q8_0", Vision: "q8_0", Grounding: "q8_0", Quantizer: blocks, Tensors: []TensorType{
+		{"blk.*.attn_*.weight", "f16"}, {"blk.*.attn_v.weight", "bf16"}, {"neck.*", "f32"},
+	}})
+	require.NoError(t, err)
+	mixed := map[string]gguf.Type{
+		"blk.0.attn_q.weight": gguf.F16, "blk.0.attn_v.weight": gguf.BF16, "blk.0.ffn_up.weight": gguf.Q8_0, "neck.0.weight": gguf.F32,
+		"blk.0.attn_norm.weight": gguf.F32, // matched by the first pattern, and no matrix
+	}
+	types("mixed", mixed)
+
+	// Quantize keeps what no pattern names, in parts that keep their type.
+	_, err = Quantize(ctx, to("mixed"), to("again"), Options{Quantizer: blocks, Tensors: []TensorType{{"blk.0.ffn_up.weight", "f16"}}})
+	require.NoError(t, err)
+	mixed["blk.0.ffn_up.weight"] = gguf.F16
+	types("again", mixed)
+
+	for _, bad := range []struct {
+		tensor TensorType
+		want   string
+	}{
+		{TensorType{"blk.*.attn_w.weight", "f16"}, `"blk.*.attn_w.weight": no matrix has such a name`},
+		{TensorType{"blk.0.attn_norm.weight", "f16"}, "no matrix has such a name"},
+		{TensorType{"blk.*", "q4_k_m"}, `got "q4_k_m", want one of f32 f16 bf16 q8_0 q6_k q4_0 iq4_nl`},
+		{TensorType{"blk.*", "q3"}, `got "q3"`},
+		{TensorType{"blk.[", "f16"}, "syntax error in pattern"},
+	} {
+		_, err := Convert(ctx, source, to("bad"), Options{Quantizer: blocks, Tensors: []TensorType{bad.tensor}})
+		require.ErrorContains(t, err, bad.want)
+		require.NoDirExists(t, to("bad"))
+	}
+	_, err = Convert(ctx, source, to("bad"), Options{Tensors: []TensorType{{"blk.*", "q8_0"}}})
+	require.ErrorContains(t, err, "q8_0 needs a Quantizer")
+}
+
 func TestTokenizerArrays(t *testing.T) {
 	f := newFake(3)
 	dest := filepath.Join(t.TempDir(), "model")

@@ -18,7 +18,7 @@ import (
 )
 
 // Quantize makes a model folder at dest from the one at source, with other types. A part whose type is empty in o keeps its type
-// and is copied. Parts that change must be stored as f32, f16, bf16 or q8_0. The sums of the source files are checked on the way;
+// and is copied, but for o.Tensors. Parts that change must be stored as f32, f16, bf16 or q8_0. The sums of the source files are checked on the way;
 // figures of parity, measured on other weights, are left out. As for Convert, dest appears whole or not at all.
 func Quantize(ctx context.Context, source, dest string, o Options) (*Summary, error) {
 	m, err := ReadModel(source)

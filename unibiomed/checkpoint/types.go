@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/unibiomed/go-unibiomed/unibiomed/checkpoint/fileerr"
@@ -14,6 +15,11 @@ import (
 // Types lists the names of the types that a part can be stored in.
 func Types() []string {
 	return []string{"f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl"}
+}
+
+// PlainTypes lists the Types that store all matrices alike: those that a TensorType takes.
+func PlainTypes() []string {
+	return slices.DeleteFunc(Types(), func(name string) bool { return schemes[name].base != schemes[name].raised })
 }
 
 // A Quantizer packs rows of f32 into blocks of a type such as "q8_0". rows*rowLength values come in; dst has the exact size.
