@@ -13,6 +13,7 @@ usage: ./build.sh COMMAND [OPTIONS]
   demo                     build, then ask all tasks of example images: out/demo/index.html
   test                     all checks: formatting, vet, C++ tests, Go tests with cgo, with -race and without cgo, benchmarks once
   test asan | test tsan    the C++ tests under the address and undefined-behaviour, or the thread sanitizer
+  test vulkan | test cuda  the tests of graphs and the golden cases on the first GPU; Vulkan takes Mesa's software driver where that is all
   bench [GO TEST OPTIONS]  the Go benchmarks, then the speed and memory of every stage of the model
   clean                    remove everything that was built
   help                     this text
@@ -184,6 +185,19 @@ test_sanitized() {
 		ctest --test-dir "build/$1" --output-on-failure
 }
 
+# test_gpu PRESET: build/lib is the preset's afterwards, until the next build
+test_gpu() {
+	check_tools
+	say "native library, preset $1"
+	native "$1"
+	# without this ggml passes over drivers that compute on the CPU
+	export GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} UNIBIOMED_TEST_DEVICE=${1}0
+	say "C++ tests on $UNIBIOMED_TEST_DEVICE"
+	ctest --test-dir "build/$1" --output-on-failure -R '^(graph|vision|language|sam2_golden|sam2_model|sam2_parts)$'
+	say "golden cases on $UNIBIOMED_TEST_DEVICE"
+	CGO_ENABLED=0 UNIBIOMED_LIB=$PWD/build/$1/lib go test -timeout 40m ./unibiomed -run 'Golden|Parity|KVCache'
+}
+
 test_all() {
 	check_tools
 	say "gofmt"
@@ -238,6 +252,7 @@ test)
 	case ${1:-} in
 	'') test_all ;;
 	asan | tsan) test_sanitized "$1" ;;
+	vulkan | cuda) test_gpu "$1" ;;
 	*) fail "test does not know $1" ;;
 	esac
 	;;
