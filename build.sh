@@ -13,7 +13,7 @@ usage: ./build.sh COMMAND [OPTIONS]
   demo                     build, then ask all tasks of example images: out/demo/index.html
   test                     all checks: formatting, vet, C++ tests, Go tests with cgo, with -race and without cgo, benchmarks once
   test asan | test tsan    the C++ tests under the address and undefined-behaviour, or the thread sanitizer
-  test vulkan | test cuda  the tests of graphs and the golden cases on the first GPU; Vulkan takes Mesa's software driver where that is all
+  test vulkan | test cuda  C++ tests of graphs, towers, sessions and the golden mask decoder on the first GPU; for Vulkan Mesa's software driver will do
   bench [GO TEST OPTIONS]  the Go benchmarks, then the speed and memory of every stage of the model
   clean                    remove everything that was built
   help                     this text
@@ -190,12 +190,11 @@ test_gpu() {
 	check_tools
 	say "native library, preset $1"
 	native "$1"
-	# without this ggml passes over drivers that compute on the CPU
-	export GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} UNIBIOMED_TEST_DEVICE=${1}0
-	say "C++ tests on $UNIBIOMED_TEST_DEVICE"
-	ctest --test-dir "build/$1" --output-on-failure -R '^(graph|vision|language|sam2_golden|sam2_model|sam2_parts)$'
-	say "golden cases on $UNIBIOMED_TEST_DEVICE"
-	CGO_ENABLED=0 UNIBIOMED_LIB=$PWD/build/$1/lib go test -timeout 40m ./unibiomed -run 'Golden|Parity|KVCache'
+	# Else ggml passes over drivers that compute on the CPU. Mesa 22.3's, of Debian 12, computes products of several matrices wrong now and
+	# then with more than one thread.
+	export GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LP_NUM_THREADS=${LP_NUM_THREADS:-0}
+	say "C++ tests, the golden mask decoder among them, on ${1}0"
+	UNIBIOMED_TEST_DEVICE=${1}0 ctest --test-dir "build/$1" --output-on-failure -R '^(graph|vision|language|sam2_golden)$'
 }
 
 test_all() {

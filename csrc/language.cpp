@@ -369,7 +369,8 @@ language::plan language::measure(const language_hparams & h, const device & dev,
 language::language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> d, uint32_t n_ctx, const char * kv_cache, bool vocab_only,
                    stage_counters & totals, reporter & r)
     : file(std::move(f)), hparams(language_hparams::read(*file, vocab_only)), dev(std::move(d)),
-      n_ctx(vocab_only ? 0 : context_size(hparams, n_ctx)), kv_type(vocab_only ? GGML_TYPE_F16 : hparams.kv_type(kv_cache)), vocab_only(vocab_only), totals(totals) {
+      n_ctx(vocab_only ? 0 : context_size(hparams, n_ctx)),
+      kv_type(vocab_only ? GGML_TYPE_F16 : hparams.kv_type(kv_cache)), vocab_only(vocab_only), totals(totals) {
     quiet_log();
     llama_model_params p = llama_model_default_params();
     ggml_backend_dev_t devices[2] = {vocab_only || dev->is_cpu() ? nullptr : dev->main(), nullptr};

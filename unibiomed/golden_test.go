@@ -58,9 +58,6 @@ func TestMain(m *testing.M) {
 
 func openTiny(t testing.TB, typ string, o Options) *Pipeline {
 	t.Helper()
-	if o.Device == "" {
-		o.Device = os.Getenv("UNIBIOMED_TEST_DEVICE") // for a whole run of the tests, for instance vulkan0
-	}
 	p, err := Open(context.Background(), tiny(t, typ), o)
 	require.NoError(t, err)
 	t.Cleanup(func() { p.Close() })

@@ -284,6 +284,9 @@ inline ub_model_params params() {
     return p;
 }
 
+// The bar of a comparison that f32 arithmetic passes at `f32`. A GPU's products may be of f16.
+inline double bar(double f32) { return std::string(params().device) == "cpu" ? f32 : std::max(f32, 2e-3); }
+
 inline model_ptr open(const ub_model_files & f, const ub_model_params & p) {
     ub_model * m = nullptr;
     ub_error err;

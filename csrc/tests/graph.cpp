@@ -124,7 +124,7 @@ TEST_CASE("a stage reports, traces, copies out and can be canceled") {
     s.stop_at = 2;
     reporter r(&call);
     st.run(build, r, c);  // usable again
-    CHECK(st.measure(build) > 0);
+    if (tested()->is_cpu()) CHECK(st.measure(build) > 0);  // without weights nothing draws the graph to a GPU
 }
 
 TEST_CASE("a turnstile lets waiting calls in between blocks") {

@@ -156,17 +156,17 @@ TEST_CASE("the mask decoder, from golden features") {
     for (const char * name : {"seg_embedding", "sparse_tokens", "hs.0"}) {
         CAPTURE(std::string(name));
         CHECK(t.all.at(name).shape == want.at(name).shape);
-        CHECK(fixture::relative_rms(t.all.at(name).data, want.at(name).data) < 1e-5);
+        CHECK(fixture::relative_rms(t.all.at(name).data, want.at(name).data) < fixture::bar(1e-5));
     }
-    CHECK(fixture::relative_rms(fixture::cut(t.all.at("mask_logits.0"), {1, 8, 8}).data, want.at("mask_logits.0.strided").data) < 1e-5);
-    CHECK(fixture::relative_rms(got.logits, want.at("mask_logits.0.selected").data) < 1e-5);
-    CHECK(fixture::relative_rms(got.embedding, want.at("seg_embedding").data) < 1e-5);
+    CHECK(fixture::relative_rms(fixture::cut(t.all.at("mask_logits.0"), {1, 8, 8}).data, want.at("mask_logits.0.strided").data) < fixture::bar(1e-5));
+    CHECK(fixture::relative_rms(got.logits, want.at("mask_logits.0.selected").data) < fixture::bar(1e-5));
+    CHECK(fixture::relative_rms(got.embedding, want.at("seg_embedding").data) < fixture::bar(1e-5));
 
     const auto text = fixture::read_file((golden / "cases/seg_1tile.json").string());
     const std::string json(text.begin(), text.end());
     const auto iou = numbers(json, "iou");
     REQUIRE(iou.size() >= 4);
-    for (size_t i = 0; i < 4; ++i) CHECK(std::fabs(got.iou[i] - iou[i]) < 1e-4);
-    CHECK(std::fabs(got.object_score[0] - numbers(json, "object_score").at(0)) < 1e-4);
+    for (size_t i = 0; i < 4; ++i) CHECK(std::fabs(got.iou[i] - iou[i]) < fixture::bar(1e-4));
+    CHECK(std::fabs(got.object_score[0] - numbers(json, "object_score").at(0)) < fixture::bar(1e-4));
     CHECK(got.selected[0] == int(numbers(json, "selected").at(0)));
 }

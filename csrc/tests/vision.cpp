@@ -49,7 +49,7 @@ TEST_CASE("tiles do not depend on their batch") {
         std::vector<float> e(5 * out);
         REQUIRE(ub_vision_encode(m.get(), tiles.data(), 5, e.data(), nullptr, &err) == UB_OK);
         if (first.empty()) first = e;
-        CHECK(fixture::relative_rms(e, first) < 1e-6);
+        CHECK(fixture::relative_rms(e, first) < fixture::bar(1e-6));
         CHECK(fixture::relative_rms({e.begin(), e.begin() + out}, {e.begin() + out, e.begin() + 2 * out}) > 1e-3);
 
         ub_stage_stats stats[UB_STAGE_COUNT];
@@ -171,7 +171,7 @@ TEST_CASE("pixel shuffle version 1 gives the same tokens, columns first") {
     REQUIRE(ub_vision_encode(fixture::open(fixture::files(nullptr, t1.path.c_str()), fixture::params()).get(), tiles.data(), 1, columns.data(), nullptr, &err) == UB_OK);
     std::vector<float> turned(rows.size());
     for (size_t y = 0; y < 4; ++y) for (size_t x = 0; x < 4; ++x) std::copy_n(&rows[(y * 4 + x) * 32], 32, &turned[(x * 4 + y) * 32]);
-    CHECK(fixture::relative_rms(columns, turned) < 1e-6);
+    CHECK(fixture::relative_rms(columns, turned) < fixture::bar(1e-6));
 }
 
 // The same tower written plainly, in double precision. Tensors are [rows][columns].
@@ -274,7 +274,7 @@ TEST_CASE("the tower against a plain one") {
     for (int i = 0; i < 2; ++i) {
         for (const auto & row : plain::encode({t.b.tensors}, tiles.data() + i * 3 * 32 * 32)) want.insert(want.end(), row.begin(), row.end());
     }
-    CHECK(fixture::relative_rms(got, want) < 1e-6);
+    CHECK(fixture::relative_rms(got, want) < fixture::bar(1e-6));
     CHECK(shapes.at("vit_output") == std::vector<int64_t>{2, 65, 16});
     CHECK(shapes.at("mlp1_output") == std::vector<int64_t>{2, 16, 32});
 }
