@@ -20,7 +20,7 @@ import (
 // A stage is a result that layers of one part of the model lead to.
 const (
 	visionEmbeddings = iota
-	hiddenState      // after the last position of a question
+	hiddenState      // at [SEG] after a question
 	maskLogits       // of vectors that do not depend on the weights under test
 	stageCount
 )
@@ -79,7 +79,7 @@ func TestSensitivity(t *testing.T) {
 		require.NoError(t, err)
 		got := measureStages(t, dir, whole)
 		require.NoError(t, os.RemoveAll(dir))
-		cells := [stageCount]string{"", "", ""}
+		cells := [stageCount]string{}
 		e := relativeRMS(got[g.stage], want[g.stage])
 		cells[g.stage] = fmt.Sprintf("%.4f", e)
 		t.Logf("| %s | %s | %s | %s |", g.name, cells[0], cells[1], cells[2])

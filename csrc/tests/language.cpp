@@ -462,7 +462,7 @@ TEST_CASE("the rate of products") {
     double rate = 0;
     for (const char * type : {"f32", "f16", "q8_0"}) {
         REQUIRE(ub_peak_rate(m.m.get(), type, 256, 0.01f, &rate, &err) == UB_OK);
-        CHECK(rate > 1e4);  // a GPU's first product waits for its driver to compile
+        CHECK(rate > (std::string(fixture::params().device) == "cpu" ? 1e6 : 1e4));  // a GPU's first product waits for its driver to compile
     }
     CHECK(ub_peak_rate(m.m.get(), "q8_0", 100, 0.01f, &rate, &err) == UB_E_INVALID);
     CHECK(ub_peak_rate(m.m.get(), "f32", 0, 0.01f, &rate, &err) == UB_E_INVALID);
