@@ -1,6 +1,6 @@
-"""Times the stages of an answer in PyTorch, f32 on the CPU, for `unibiomed bench --compare-torch`:
+"""Times the stages of an answer in PyTorch, f32 on the CPU or bf16 on a GPU, for `unibiomed bench --compare-torch`:
 
-    python -m reference.bench CHECKPOINT [--image FILE] [--new-tokens N] [--masks N] [--threads N] [--repeat N]
+    python -m reference.bench CHECKPOINT [--image FILE] [--new-tokens N] [--masks N] [--threads N] [--repeat N] [--device cuda]
 
 Prints one JSON document: {"schema": "unibiomed.torch/1", "library", "threads", "stages": [{"stage", "seconds", "processor_seconds"}],
 "resident_peak"}. Stages bear the names of `unibiomed bench`; of several runs the fastest counts. Attention is PyTorch's fused one, which
@@ -43,6 +43,8 @@ class Bench:
         for _ in range(self.repeat):
             wall, cpu = time.perf_counter(), time.process_time()
             result = work()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             best = min(best, (time.perf_counter() - wall, time.process_time() - cpu))
         self.stages.append({"stage": stage, "seconds": best[0], "processor_seconds": best[1]})
         print(f"{stage}: {best[0]:.2f} s", file=sys.stderr)
@@ -53,12 +55,16 @@ class Bench:
 def run(model, image, question, second, new_tokens, masks, repeat):
     bench, words, size = Bench(repeat), model.tokenizer, model.sam2_config.image_size
     v, extra = model.vision_config, model.extra
+    weight = model.language_model.lm_head.weight
+    here = lambda t: t.to(weight.device, weight.dtype)
 
     def cut():
         parts = preprocess.tiles(image, v.image_size, extra.get("max_tiles", 12), extra.get("min_tiles", 1), extra.get("thumbnail", True))
-        return preprocess.vit_normalise(parts)
+        return here(preprocess.vit_normalise(parts))
 
-    def look(tiles):  # one at a time: a batch is no faster on a CPU
+    def look(tiles):  # on a CPU one at a time: a batch is no faster there
+        if tiles.is_cuda:
+            return model.mlp1(pixel_shuffle(model.vision_model(tiles), model.ps_version)).flatten(0, 1)
         return torch.cat([model.mlp1(pixel_shuffle(model.vision_model(t[None]), model.ps_version))[0] for t in tiles])
 
     tiles = bench("prepare tiles", cut)
@@ -85,7 +91,7 @@ def run(model, image, question, second, new_tokens, masks, repeat):
     copy = lambda upto: [[t[:, :, :upto] for t in layer] for layer in cache]
     states = bench("decode", lambda: decode(copy(len(ids)), logits, len(ids)))
     e = model.text_hidden_fcs(states[torch.arange(masks) % new_tokens])
-    x = bench("prepare image", lambda: preprocess.sam_input(image, size, preprocess.sam_table(False)))
+    x = bench("prepare image", lambda: here(preprocess.sam_input(image, size, preprocess.sam_table(False))))
     f = bench("image features", lambda: model.sam.encode(x[None]))
 
     def draw(n):
@@ -110,23 +116,28 @@ def run(model, image, question, second, new_tokens, masks, repeat):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Times the stages of an answer in PyTorch, f32 on the CPU.")
+    parser = argparse.ArgumentParser(description="Times the stages of an answer in PyTorch, f32 on the CPU or bf16 on a GPU.")
     parser.add_argument("checkpoint", help="Hugging Face checkpoint folder")
     parser.add_argument("--image", default="", help="default: noise of 1024 x 1024")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--masks", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cuda: in bf16 on the first GPU, all tiles in one batch")
     args = parser.parse_args()
+    kind = "f32" if args.device == "cpu" else "bf16"
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     for module in (vision, language, sam2):
         module.attention = fused
     model = checkpoint.load(args.checkpoint)
+    if args.device != "cpu":
+        model = model.to(args.device, torch.bfloat16)
+        torch.set_default_device(args.device)
     question, second = ("Please segment %s." % t for t in ("liver in abdomen CT", "spleen in abdomen CT"))
     stages = run(model, picture(args.image), question, second, args.new_tokens, args.masks, args.repeat)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"schema": "unibiomed.torch/1", "library": f"PyTorch {torch.__version__}, f32, scaled_dot_product_attention",
+    print(json.dumps({"schema": "unibiomed.torch/1", "library": f"PyTorch {torch.__version__}, {kind} on {args.device}, scaled_dot_product_attention",
                       "threads": torch.get_num_threads(), "stages": stages, "resident_peak": peak}))  # fmt: skip
 
 

@@ -5,7 +5,10 @@ The folder holds index.jsonl (one image a line) with JPEG images and 1-bit PNG m
 
 import json
 import math
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +63,30 @@ class Row:
         return [t["phrase"] for t in self.info["targets"]]
 
 
+@dataclass
+class Jitter:
+    """How the grey values of B images change, f32 [B, 1 or 3, 1, 1] each; blurred is bool [B]. See `intensity`."""
+
+    gamma: np.ndarray
+    gain: np.ndarray
+    shift: np.ndarray
+    sigma: np.ndarray
+    blurred: np.ndarray
+    seed: int
+
+
+@dataclass
+class Drawn:
+    """A batch of the masks stage before its pixels are made: rows, their maps, and n targets with their image, phrase and mask."""
+
+    numbers: np.ndarray
+    thetas: list
+    owners: list
+    phrases: list
+    masks: list
+    jitter: Jitter
+
+
 class Dataset:
     """Rows of index.jsonl; splits are lists of row numbers. With a `work` folder the pixels are cached there for training."""
 
@@ -91,15 +118,28 @@ class Dataset:
         if not masks.exists():
             x = np.lib.format.open_memmap(images, "w+", np.uint8, (n, side, side, 3))
             y = np.zeros((m, side * side // 8), np.uint8)
-            for r in self.rows:
-                x[r.number] = np.asarray(load_rgb(self.folder / r.info["image"]).resize((side, side)))
-                for k, t in zip(r.masks, r.info["targets"]):
-                    soft = Image.open(self.folder / t["mask"]).convert("L").resize((side, side), Image.BILINEAR)
-                    y[k] = np.packbits(np.asarray(soft) > 127)
+            with ProcessPoolExecutor() as pool:
+                for r, (image, bits) in zip(self.rows, pool.map(partial(stretched, self.folder), self.rows, chunksize=16)):
+                    x[r.number], y[r.masks.start : r.masks.stop] = image, bits
             x.flush()
             np.save(masks, y)
         self.images = np.load(images, mmap_mode="r")
         self.masks = np.load(masks)
+
+    def to(self, device):
+        """Moves the pixels to a GPU, 2.7 GB, where `render` works then."""
+        self.images, self.masks = torch.from_numpy(np.array(self.images)).to(device), torch.from_numpy(self.masks).to(device)
+
+    def pixels(self, numbers, masks):
+        """Images [B, 3, side, side] in 0..255 and masks [n, 1, side, side] in 0..1, both f32; a mask number below 0 is an empty mask."""
+        if isinstance(self.images, torch.Tensor):
+            rows, packed = self.images[torch.as_tensor(numbers)], self.masks[torch.as_tensor(masks).clamp_min(0)]
+        else:
+            rows, packed = torch.from_numpy(self.images[np.array(numbers)]), torch.from_numpy(self.masks[np.maximum(masks, 0)])
+        bits = packed[..., None] >> torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device) & 1
+        there = torch.as_tensor(masks, device=packed.device) >= 0
+        y = bits.reshape(-1, 1, CACHE_SIDE, CACHE_SIDE) * there[:, None, None, None]
+        return rows.permute(0, 3, 1, 2).float(), y.float()
 
     def image(self, number):
         """The decoded image at its own size."""
@@ -132,15 +172,15 @@ class Dataset:
             if not alike:
                 return phrase
 
-    def weights(self):
-        """Sampling weight of every training row: images of rare phrases, or of small sources without masks, are seen more often."""
-        numbers = self.splits["train"]
-        count = {}
-        keys = [self.rows[i].phrases or [(self.rows[i].info["source"], self.rows[i].info["modality"])] for i in numbers]
+    def weights(self, power=0.4):
+        """Sampling weight of every training row: images of rare phrases and findings, or of small sources without masks, are seen more
+        often, the more so the greater `power`; at 1 every phrase would be seen as often as any other."""
+        rows = [self.rows[i] for i in self.splits["train"]]
+        count = Counter()
+        keys = [r.phrases + list((finding(r) or ())[:1]) if r.phrases else [(r.info["source"], r.info["modality"])] for r in rows]
         for some in keys:
-            for key in some:
-                count[key] = count.get(key, 0) + 1
-        w = np.array([np.mean([count[key] ** -0.4 for key in some]) * (1 if self.rows[i].phrases else 0.5) for i, some in zip(numbers, keys)])
+            count.update(some)
+        w = np.array([np.mean([count[key] ** -power for key in some]) * (1 if r.phrases else 0.5) for r, some in zip(rows, keys)])
         return w / w.sum()
 
     def mask_weights(self):
@@ -164,75 +204,73 @@ class Dataset:
             chosen.append(("no findings", None))
         return chosen
 
-    def batch(self, numbers, size, rng, device="cpu"):
-        """Augmented images and drawn targets.
-
-        Returns uint8-valued f32 [B, 3, size, size], the image of each target [n], phrase ids [n] and masks [n, size/2, size/2] in 0..1.
-        """
-        images, thetas, owners, phrases, bits = [], [], [], [], []
+    def draw(self, numbers, rng):
+        """Draws how to augment images and what to ask of each."""
+        drawn = Drawn(numbers, [], [], [], [], jitters(len(numbers), rng))
         for b, i in enumerate(numbers):
             row = self.rows[i]
             theta, mirrored = affine(row.info["source"], rng)
-            images.append(self.images[i])
-            thetas.append(theta)
+            drawn.thetas.append(theta)
             for phrase, k in self.targets(row, rng):
-                owners.append(b)
-                phrases.append(self.phrase_id[swap_sides(phrase) if mirrored else phrase])
-                bits.append(self.masks[k] if k is not None else np.zeros_like(self.masks[0]))
-        side = CACHE_SIDE
-        thetas = torch.tensor(np.stack(thetas), dtype=torch.float32, device=device)
-        grid = F.affine_grid(thetas, (len(numbers), 3, size, size), align_corners=False)
-        x = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
-        x = F.grid_sample(x, grid, mode="bilinear", align_corners=False)
-        x = intensity(x, rng)
-        y = torch.from_numpy(np.unpackbits(np.stack(bits), axis=1)).to(device).reshape(-1, 1, side, side).float()
-        y = F.grid_sample(y, grid[owners], mode="bilinear", align_corners=False)
-        return x, torch.tensor(owners), torch.tensor(phrases), F.avg_pool2d(y, 2)[:, 0]
+                drawn.owners.append(b)
+                drawn.phrases.append(self.phrase_id[swap_sides(phrase) if mirrored else phrase])
+                drawn.masks.append(-1 if k is None else k)
+        return drawn
 
-    def views(self, numbers, size, rng, device="cpu", boxes=0.4):
+    def render(self, drawn, size, device="cpu"):
+        """Augmented images and masks as drawn.
+
+        Returns uint8-valued f32 [B, 3, size, size], the image of each target [n], phrase ids [n] and masks [n, size/2, size/2] in 0..1.
+        """
+        theta = torch.tensor(np.stack(drawn.thetas), dtype=torch.float32, device=device)
+        owner = torch.tensor(drawn.owners, device=device)
+        x, y = self.pixels(drawn.numbers, drawn.masks)
+        x = F.grid_sample(x, F.affine_grid(theta, (len(x), 3, size, size), align_corners=False), mode="bilinear", align_corners=False)
+        half = F.affine_grid(theta, (len(x), 1, size, size), align_corners=False)[owner]
+        y = F.avg_pool2d(F.grid_sample(y, half, mode="bilinear", align_corners=False), 2)[:, 0]
+        return intensity(x, drawn.jitter), owner, torch.tensor(drawn.phrases, device=device), y
+
+    def views(self, numbers, size, rng, boxes=0.4):
         """Augmented images for the language branch and what each shows.
 
         Returns uint8-valued f32 [B, 3, size, size], a View an image, coverage [B, classes, 16, 16] of every known class in 0..1, its
         weight [B, classes] (0 where nobody annotated the class), and for every view a function that counts components.
         """
-        side, grid_of = CACHE_SIDE, []
-        for i in numbers:
-            grid_of.append(affine(self.rows[i].info["source"], rng))
-        theta = torch.tensor(np.stack([t for t, _ in grid_of]), dtype=torch.float32, device=device)
+        grid_of = [affine(self.rows[i].info["source"], rng) for i in numbers]
+        theta = torch.tensor(np.stack([t for t, _ in grid_of]), dtype=torch.float32)
         grid = F.affine_grid(theta, (len(numbers), 3, size, size), align_corners=False)
-        raw = torch.from_numpy(self.images[np.array(numbers)]).to(device).permute(0, 3, 1, 2).float()
-        x = intensity(F.grid_sample(raw, grid, mode="bilinear", align_corners=False), rng)
         owner = [b for b, i in enumerate(numbers) for _ in self.rows[i].masks]
-        packed = self.masks[[k for i in numbers for k in self.rows[i].masks]]
-        y = torch.from_numpy(np.unpackbits(packed, axis=1)).to(device).reshape(-1, 1, side, side).float()
+        raw, y = self.pixels(numbers, [k for i in numbers for k in self.rows[i].masks])
+        x = intensity(F.grid_sample(raw, grid, mode="bilinear", align_corners=False), jitters(len(numbers), rng))
         y = F.grid_sample(y, grid[owner], mode="bilinear", align_corners=False)
         coverage = F.adaptive_avg_pool2d(y, 16)[:, 0]
-        parts = components(F.adaptive_max_pool2d(y, 56)[:, 0] > 0.5)
+        coarse = F.adaptive_max_pool2d(y, 56)[:, 0] > 0.5
+        parts = cache(lambda k: components(coarse[k : k + 1])[0])
         views, counters = [], []
-        dense = torch.zeros(len(numbers), len(self.phrases) - 1, 16, 16, device=device)
-        known = torch.zeros(len(numbers), len(self.phrases) - 1, device=device)
+        dense = torch.zeros(len(numbers), len(self.phrases) - 1, 16, 16)
+        known = torch.zeros(len(numbers), len(self.phrases) - 1)
         at = 0
         for b, i in enumerate(numbers):
             row, mirrored = self.rows[i], grid_of[b][1]
-            known[b] = torch.from_numpy(self.annotated(row)).to(device)
+            known[b] = torch.from_numpy(self.annotated(row))
             view, counts = View(row, [], self.absent(row)), {}
             view.absent += [self.foreign(row, rng)]
             for phrase in row.phrases:
                 phrase = swap_sides(phrase) if mirrored else phrase
                 if phrase in self.phrase_id and coverage[at].sum() > 0.1:
-                    view.shown.append((phrase, coverage[at].cpu().numpy()))
+                    view.shown.append((phrase, coverage[at].numpy()))
                     dense[b, self.phrase_id[phrase]] = coverage[at]
                     counts[phrase] = at
                 at += 1
             if view.shown and rng.random() < boxes:
                 view.boxed = view.shown[rng.integers(len(view.shown))][0]
                 k = counts[view.boxed]
-                x[b] = self.boxed(i, grid[b], x[b], y[k, 0], parts[k], rng)
+                x[b] = self.boxed(i, x[b], y[k, 0], parts(k), rng)
             views.append(view)
-            counters.append(lambda phrase, counts=counts: int(len(parts[counts[phrase]].unique()) - 1))
+            counters.append(lambda phrase, counts=counts: int(len(parts(counts[phrase]).unique()) - 1))
         return x, views, dense, known, counters
 
-    def boxed(self, number, grid, x, mask, parts, rng):
+    def boxed(self, number, x, mask, parts, rng):
         """Draws the green box of one component of a target. The line is 2 px wide at the stored size of the image."""
         label = parts[parts > 0].unique()
         size = mask.shape[-1]
@@ -246,7 +284,7 @@ class Dataset:
         info = self.rows[number].info
         half = max(1, round(2 * size / max(info["width"], info["height"])))
         x0, x1, y0, y1 = 2 * int(xs[0]), 2 * int(xs[-1]) + 1, 2 * int(ys[0]), 2 * int(ys[-1]) + 1
-        green = torch.tensor([0.0, 255.0, 0.0], device=x.device).reshape(3, 1, 1)
+        green = torch.tensor([0.0, 255.0, 0.0]).reshape(3, 1, 1)
         span = lambda v: slice(max(0, v - half), v + half)
         for rows, columns in (
             (span(y0), slice(max(0, x0 - half), x1 + half)), (span(y1), slice(max(0, x0 - half), x1 + half)),
@@ -264,13 +302,13 @@ class Dataset:
             self.known[key] = np.array([p in mine or not family(p) for p in self.phrases[:-1]], np.float32)
         return self.known[key]
 
-    def labels(self, rows, device="cpu"):
+    def labels(self, rows):
         """Of each row the numbers of its family and of its finding, -1 where the source says nothing of findings."""
         found = [finding(r) for r in rows]
         numbers = [self.findings.index(f[0]) if f and f[0] in self.findings else -1 for f in found]
-        return torch.tensor([self.families.index(r.family) for r in rows], device=device), torch.tensor(numbers, device=device)
+        return torch.tensor([self.families.index(r.family) for r in rows]), torch.tensor(numbers)
 
-    @property
+    @cached_property
     def sites(self):
         return sorted({r.info["site"] for r in self.rows if r.info["site"]})
 
@@ -286,6 +324,14 @@ def components(masks):
             break
         label = wider
     return label
+
+
+def stretched(folder, row):
+    """The pixels of a row as the cache holds them: uint8 [side, side, 3] and packed masks [n, side * side / 8]."""
+    size = (CACHE_SIDE, CACHE_SIDE)
+    soft = [Image.open(folder / t["mask"]).convert("L").resize(size, Image.BILINEAR) for t in row.info["targets"]]
+    bits = np.stack([np.packbits(np.asarray(m) > 127) for m in soft]) if soft else np.zeros((0, CACHE_SIDE**2 // 8), np.uint8)
+    return np.asarray(load_rgb(folder / row.info["image"]).resize(size)), bits
 
 
 def swap_sides(phrase):
@@ -309,16 +355,23 @@ def affine(source, rng):
     return np.concatenate([a, rng.uniform(-reach, reach, (2, 1))], axis=1), mirror
 
 
-def intensity(x, rng):
-    """Random gamma, contrast, brightness, tint, blur and noise of [B, 3, S, S] in 0..255, rounded to levels."""
-    x = x / 255
-    for b in range(len(x)):
-        if rng.random() < 0.8:
-            x[b] = x[b].clamp_min(0) ** math.exp(rng.normal(0, 0.2))
-            tint = torch.tensor(rng.normal(0, 0.03, (3, 1, 1)), dtype=torch.float32, device=x.device)
-            x[b] = x[b] * math.exp(rng.normal(0, 0.12)) + rng.normal(0, 0.04) * (x[b] > 0) + tint * x[b]
-        if rng.random() < 0.1:
-            x[b] = F.avg_pool2d(x[b][None], 3, 1, 1)[0]
-        if rng.random() < 0.15:
-            x[b] += torch.from_numpy(rng.standard_normal(x[b].shape, dtype=np.float32)).to(x.device) * rng.uniform(0.01, 0.05)
+def jitters(count, rng):
+    """What `intensity` does to each of `count` images."""
+    on, blurred, noisy = rng.random((3, count, 1, 1, 1)) < np.array([0.8, 0.1, 0.15]).reshape(3, 1, 1, 1, 1)
+    normal = lambda sigma, channels=1: rng.normal(0, sigma, (count, channels, 1, 1)) * on
+    gamma, tint, gain, shift = np.exp(normal(0.2)), normal(0.03, 3), np.exp(normal(0.12)), normal(0.04)
+    values = (gamma, gain + tint, shift, noisy * rng.uniform(0.01, 0.05, (count, 1, 1, 1)))
+    return Jitter(*(v.astype(np.float32) for v in values), blurred.reshape(-1), int(rng.integers(2**62)))
+
+
+def intensity(x, jitter):
+    """Gamma, contrast with tint, brightness, blur and noise of [B, 3, S, S] in 0..255, rounded to levels."""
+    gamma, gain, shift, sigma = (torch.from_numpy(v).to(x.device) for v in (jitter.gamma, jitter.gain, jitter.shift, jitter.sigma))
+    x = (x / 255).clamp_min(0) ** gamma
+    x = x * gain + shift * (x > 0)
+    for b in np.flatnonzero(jitter.blurred):
+        x[b] = F.avg_pool2d(x[b][None], 3, 1, 1)[0]
+    noise = torch.Generator(x.device).manual_seed(jitter.seed)
+    for b in np.flatnonzero(jitter.sigma):
+        x[b] += torch.randn(x[b].shape, generator=noise, device=x.device) * sigma[b]
     return (x * 255).round().clamp(0, 255)

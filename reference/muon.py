@@ -43,17 +43,22 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
+            # Matrices of one shape are orthogonalised together: on a GPU a kernel each would take longer than the work.
+            alike = {}
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 average = self.state[p].setdefault("average", torch.zeros_like(p))
                 average.lerp_(p.grad, 1 - group["momentum"])
-                g = p.grad.lerp(average, group["momentum"])
                 # Fused query, key and value projections are three matrices.
                 parts = 3 if p.shape[0] == 3 * p.shape[1] else 1
-                g = g.unflatten(0, (parts, -1))
-                update = orthogonal(g) * (0.2 * max(g.shape[-2:]) ** 0.5)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.flatten(0, 1), alpha=group["lr"])
+                g = p.grad.lerp(average, group["momentum"]).unflatten(0, (parts, -1))
+                alike.setdefault(g.shape, []).append((p, g))
+            for shape, some in alike.items():
+                updates = orthogonal(torch.stack([g for _, g in some])) * (0.2 * max(shape[-2:]) ** 0.5)
+                parameters = [p for p, _ in some]
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_sub_(parameters, [u.flatten(0, 1) for u in updates], alpha=group["lr"])
         for group in self.adam.param_groups:
             group["lr"] = self.param_groups[0]["lr"]
         self.adam.step()

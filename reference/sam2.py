@@ -398,7 +398,7 @@ class Sam2(nn.Module):
         n, d, h, w = f2.shape
         prompt = self.sam_prompt_encoder
         dense = prompt.no_mask_embed.weight[:, :, None, None]
-        image_pos = prompt.pe_layer(h, w).flatten(1).T[None]
+        image_pos = prompt.pe_layer(h, w).flatten(1).T[None].to(f2.dtype)
         return self.sam_mask_decoder(f2 + dense, f1, f0, image_pos, prompt(e, n))
 
     def with_no_memory(self, p2):

@@ -110,7 +110,7 @@ def finding(row):
     source = info["source"]
     if source in ("covid_cxr", "kermany_cxr"):
         return f"{CHEST[label]} {place}", "lung in chest X-Ray"
-    if source in ("bhsd", "physionet_ct_ich"):
+    if source == "physionet_ct_ich":
         return (f"intracranial hemorrhage {place}",) * 2
     if source == "isic2017":
         return (f"{'lesion' if label == 'nevus' else label} {place}",) * 2
@@ -123,6 +123,8 @@ def finding(row):
     if source in ("fives", "hrf", "idrid_grading", "hvsmr2", "tnbc", "vocalfolds"):
         return None
     sick = [t for t in info["targets"] if any(w in t["phrase"] for w in ABNORMAL)]
+    if source == "bhsd":  # the kind of bleeding, not the target that joins all kinds
+        sick = [t for t in sick if not t["phrase"].startswith("intracranial")]
     if not sick:
         return None
     return (max(sick, key=lambda t: t["area_fraction"])["phrase"],) * 2

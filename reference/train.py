@@ -6,9 +6,13 @@ the table at [SEG]; `export` writes a checkpoint folder of both. A stage resumes
 
 import argparse
 import json
+import multiprocessing
 import os
+import pickle
 import signal
 import time
+from collections import deque
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +142,7 @@ def mask_loss(masks, iou, score, truth):
 class Average:
     """Exponential moving average of the parameters; it is what gets evaluated and exported."""
 
-    def __init__(self, model, decay=0.99):
+    def __init__(self, model, decay=0.995):
         self.parameters, self.decay = list(model.parameters()), decay
         self.shadow = [p.detach().clone() for p in self.parameters]
 
@@ -151,17 +155,68 @@ class Average:
             p.data, s.data = s.data, p.data
 
 
-def rate(step, steps, warmup=60, decay=0.3):
-    """Learning rate factor: linear warm-up, constant, linear decay to 2 % over the last part of the steps."""
-    return min(1.0, (step + 1) / warmup) * max(0.02, min(1.0, (steps - step) / (decay * steps)))
+def rate(step, left, decay, warmup=60):
+    """Learning rate factor: linear warm-up, constant, linear decay to 2 % over the last part `decay` of the run, of which `left` is left."""
+    return min(1.0, (step + 1) / warmup) * max(0.02, min(1.0, left / decay if decay else 1.0))
+
+
+def drop_paths(blocks, most):
+    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): in training both branches of a block are left out for some rows, the more
+    often the later the block, `most` at the end."""
+    blocks = list(blocks)
+    for i, block in enumerate(blocks):
+        keep = 1 - most * i / max(1, len(blocks) - 1)
+
+        def hook(module, _, out, keep=keep):
+            if not module.training or keep == 1:
+                return out
+            return out * (torch.rand(len(out), *[1] * (out.ndim - 1), device=out.device) < keep).to(out.dtype) / keep
+
+        block.attn.register_forward_hook(hook)
+        block.mlp.register_forward_hook(hook)
+
+
+class Loader:
+    """Makes the batches of steps ahead of time in processes of its own, and in order. With no processes it makes each when asked."""
+
+    def __init__(self, make, processes):
+        """`make(step)` returns what can be pickled. Create it before the first use of a GPU: the processes are forks."""
+        self.make, self.waiting, self.next = make, deque(), None
+        self.ahead = 3 * processes
+        self.pool = multiprocessing.get_context("fork").Pool(processes, self.begin, (make,)) if processes else None
+
+    @staticmethod
+    def begin(make):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        torch.set_num_threads(1)
+        Loader.task = staticmethod(make)
+
+    @staticmethod
+    def run(step):
+        # As bytes: tensors would go through shared memory, of which some machines have little.
+        return pickle.dumps(Loader.task(step), pickle.HIGHEST_PROTOCOL)
+
+    def batch(self, step):
+        if not self.pool:
+            return self.make(step)
+        if self.next is None:
+            self.next = step
+        while len(self.waiting) < self.ahead:
+            self.waiting.append(self.pool.apply_async(Loader.run, (self.next,)))
+            self.next += 1
+        return pickle.loads(self.waiting.popleft().get())
+
+    def close(self):
+        if self.pool:
+            self.pool.terminate()
 
 
 class Trainer:
     """The loop that stages share: steps, averaging, checkpoints every few minutes, evaluation, log lines with time left."""
 
-    def __init__(self, args, name, model, loss, evaluate):
-        self.args, self.name, self.model, self.loss, self.evaluate = args, name, model, loss, evaluate
-        self.optimizer = Muon(model, args.lr)
+    def __init__(self, args, name, model, loader, loss, evaluate):
+        self.args, self.name, self.model, self.loader, self.loss, self.evaluate = args, name, model, loader, loss, evaluate
+        self.optimizer = Muon(model, args.lr, largest=256 if args.device == "cpu" else 512)
         self.average, self.step, self.stopped = Average(model), 0, False
         self.path = Path(args.work) / f"{name}.pt"
         if self.path.exists():
@@ -196,20 +251,20 @@ class Trainer:
         saved = checked = time.time()
         begun, first, means, counted, busy = time.time(), self.step, {}, 0, 0.0
         signal.signal(signal.SIGTERM, self.stop)
-        while self.step < args.steps and not self.stopped:
-            # Every step draws from its own generator, so a resumed run sees the data that an unbroken one would.
-            rng = np.random.default_rng([args.seed, self.step, len(self.name), args.rank])
+        left = 1.0
+        while self.step < args.steps and left > 0 and not self.stopped:
             torch.manual_seed(args.seed * 1_000_003 + self.step * args.workers + args.rank)
             for group in self.optimizer.param_groups:
-                group["lr"] = args.lr * rate(self.step, args.steps)
+                group["lr"] = args.lr * rate(self.step - first if args.minutes else self.step, left, args.decay)
             model.train()
-            loss, parts = self.loss(rng)
+            loss, parts = self.loss(self.loader.batch(self.step))
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             if torch.isfinite(norm):
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
+            left = 1 - (time.time() - begun) / (60 * args.minutes) if args.minutes else 1 - self.step / args.steps
             if args.workers > 1 and self.step % 8 == 0:
                 self.meet()
             self.average.update(self.step)
@@ -219,8 +274,8 @@ class Trainer:
             if self.step % args.report == 0:
                 pace = (time.time() - begun - busy) / (self.step - first)
                 text = " ".join(f"{k} {v.item() / counted:.3f}" for k, v in means.items())
-                left = pace * (args.steps - self.step) / 60
-                print(f"{time.strftime('%H:%M:%S')} step {self.step}/{args.steps} {text} {pace:.2f} s/step, {left:.0f} min left", flush=True)
+                minutes = left * args.minutes if args.minutes else pace * (args.steps - self.step) / 60
+                print(f"{time.strftime('%H:%M:%S')} step {self.step} {text} {pace:.3f} s/step, {minutes:.1f} min left", flush=True)
                 means, counted = {}, 0
             if args.rank:
                 continue
@@ -232,6 +287,7 @@ class Trainer:
                 self.check()
                 checked = time.time()
                 busy += checked - t
+        self.loader.close()
         if args.rank == 0:
             self.save()
             if not self.stopped:
@@ -282,21 +338,35 @@ def summary(scores, empty):
     return {"dice": float(np.mean(list(means.values()))), "empty": empty} | means
 
 
+def generator(args, name, step):
+    """Every step draws from its own generator, so a resumed run sees the data that an unbroken one would."""
+    return np.random.default_rng([args.seed, step, len(name), args.rank])
+
+
 def train_sam(args):
     data = Dataset(args.data, args.work)
+    weights, numbers = data.mask_weights(), data.splits["train"]
+
+    def make(step):
+        rng = generator(args, "sam", step)
+        return data.draw(rng.choice(numbers, args.batch, p=weights), rng)
+
+    loader = Loader(make, args.loaders)
+    torch.set_default_device(args.device)
+    if args.device != "cpu":
+        data.to(args.device)
     torch.manual_seed(args.seed)
     model = Masks(sam2_config(args.size), len(data.phrases))
     initialise(model)
     start_from(args, "sam", model)
     # The language stage learns to reproduce the table, so the table stands still from then on, and its reader learns to bear errors.
     model.table.weight.requires_grad_(not args.freeze_table)
+    drop_paths(model.sam.image_encoder.trunk.blocks, args.drop_path)
     if args.compile:
         model.compiled = torch.compile(model.sam.encode)
-    weights, numbers = data.mask_weights(), data.splits["train"]
 
-    def loss(rng):
-        drawn = rng.choice(numbers, args.batch, p=weights)
-        x, owner, phrase, truth = data.batch(drawn, args.size, rng, args.device)
+    def loss(drawn):
+        x, owner, phrase, truth = data.render(drawn, args.size, args.device)
         e = model.table(phrase)
         if args.freeze_table:
             e = e + torch.randn_like(e) * e.std() * 0.15 * torch.rand(len(e), 1)
@@ -307,7 +377,7 @@ def train_sam(args):
     def evaluate():
         return summary(*dice_by_family(model, data, args.size, data.splits["val"]))
 
-    Trainer(args, "sam", model, loss, evaluate).run()
+    Trainer(args, "sam", model, loader, loss, evaluate).run()
 
 
 class Reader(nn.Module):
@@ -337,8 +407,9 @@ class Reader(nn.Module):
 class Packed:
     """Several questions about each image as one row: every question sees the shared image tokens and itself only.
 
-    ids, position [B, N] and mask [B, 1, N, N]; `image` is the span of the image tokens; row, column: the answer tokens, question:
-    the running number of the question that each belongs to; seg: rows and columns of [SEG], None when there is none.
+    ids, position [B, N] and part [B, N], 0 for the shared tokens, k for those of question k, -1 for filling; `image` is the span of the
+    image tokens; row, column: the answer tokens, question: the running number of the question that each belongs to; seg: rows and
+    columns of [SEG], None when there is none. All on the CPU until `to`.
     """
 
     def __init__(self, words, samples, per_tile):
@@ -362,15 +433,44 @@ class Packed:
             places.append(place)
             parts.append(part)
         longest = max(map(len, rows))
-        pad = lambda lists, value: torch.tensor([v + [value] * (longest - len(v)) for v in lists])
-        self.ids, self.position, part = pad(rows, words.eos), pad(places, 0), pad(parts, -1)
-        self.row, self.column, self.question = (torch.tensor(v) for v in zip(*answers))
-        before = torch.ones(longest, longest, dtype=torch.bool).tril()
-        sees = before & ((part[:, None] == part[:, :, None]) | (part[:, None] == 0))
-        self.mask = torch.zeros(sees.shape).masked_fill(~sees, float("-inf"))[:, None]
+        tensor = lambda values: torch.tensor(values, device="cpu")
+        pad = lambda lists, value: tensor([v + [value] * (longest - len(v)) for v in lists])
+        self.ids, self.position, self.part = pad(rows, words.eos), pad(places, 0), pad(parts, -1)
+        self.row, self.column, self.question = map(tensor, zip(*answers))
         is_seg = self.ids[self.row, self.column] == words.seg
         self.seg = (self.row[is_seg], self.column[is_seg]) if is_seg.any() else None
         self.seg_question = self.question[is_seg]
+
+    def to(self, device):
+        for name in ("ids", "position", "part", "row", "column", "question", "seg_question"):
+            setattr(self, name, getattr(self, name).to(device))
+        self.seg = self.seg and tuple(v.to(device) for v in self.seg)
+        return self
+
+    @property
+    def mask(self):
+        """What is added to the attention scores, [B, 1, N, N]."""
+        part, n = self.part, self.part.shape[1]
+        before = torch.ones(n, n, dtype=torch.bool, device=part.device).tril()
+        sees = before & ((part[:, None] == part[:, :, None]) | (part[:, None] == 0))
+        return torch.zeros(sees.shape, device=part.device).masked_fill(~sees, float("-inf"))[:, None]
+
+
+@dataclass
+class Lesson:
+    """A batch of the language stage: images uint8 [B, 3, S, S], their questions, the coverage of classes and its weight as
+    `Dataset.views` gives them, the number of each image's family and finding, and the table row that each [SEG] has to meet."""
+
+    x: torch.Tensor
+    packed: Packed
+    dense: torch.Tensor
+    known: torch.Tensor
+    family: torch.Tensor
+    finding: torch.Tensor
+    want: torch.Tensor
+
+    def to(self, device):
+        return Lesson(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 def ask(question, rng):
@@ -386,6 +486,21 @@ def embedding_loss(e, want, spread):
 def train_language(args):
     data = Dataset(args.data, args.work)
     words = vocabulary(data, args)
+    weights, numbers = data.weights(0.6), data.splits["train"]
+    per_tile = VISION.grid**2 // 4
+
+    def make(step):
+        rng = generator(args, "language", step)
+        x, views, dense, known, counters = data.views(rng.choice(numbers, args.batch, p=weights), VISION.image_size, rng)
+        samples = []
+        for view, counter in zip(views, counters):
+            drawn = texts.samples(view, rng, args.questions, data.phrases, data.sites, counter)
+            samples.append([(ask(q, rng), a, p) for q, a, p in drawn])
+        want = torch.tensor([data.phrase_id[p] for some in samples for _, _, names in some for p in names], dtype=torch.long)
+        return Lesson(x.byte(), Packed(words, samples, per_tile), dense, known, *data.labels([view.row for view in views]), want)
+
+    loader = Loader(make, args.loaders)
+    torch.set_default_device(args.device)
     torch.manual_seed(args.seed)
     config = language_config(len(words))
     table = load_masks(args, data).table.weight.detach()
@@ -397,37 +512,30 @@ def train_language(args):
         nn.init.constant_(layer.ls2, 0.5)
     nn.init.constant_(model.hints[1].bias, -4.0)
     start_from(args, "language", model)
-    weights, numbers = data.weights(), data.splits["train"]
-    per_tile = VISION.grid**2 // 4
+    drop_paths(model.vision_model.encoder.layers, args.drop_path)
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (MEAN, STD))
 
-    def run(x, samples):
-        s = Packed(words, samples, per_tile)
+    def run(x, s):
         with half_precision():
             states, hints, labels = model((x / 255 - mean) / std, s)
             logits = model.language_model.lm_head(states[s.row, s.column - 1])
             e = model.text_hidden_fcs(states[s.seg]) if s.seg else None
-        return s, logits.float(), e, hints.float(), labels.float()
+        return logits.float(), e, hints.float(), labels.float()
 
-    def loss(rng):
-        x, views, dense, known, counters = data.views(rng.choice(numbers, args.batch, p=weights), VISION.image_size, rng, args.device)
-        samples = []
-        for view, counter in zip(views, counters):
-            drawn = texts.samples(view, rng, args.questions, data.phrases, data.sites, counter)
-            samples.append([(ask(q, rng), a, p) for q, a, p in drawn])
-        s, logits, e, hints, labels = run(x, samples)
+    def loss(lesson):
+        lesson = lesson.to(args.device)
+        s = lesson.packed
+        logits, e, hints, labels = run(lesson.x.float(), s)
         text = F.cross_entropy(logits, s.ids[s.row, s.column])
-        hint = F.binary_cross_entropy_with_logits(hints.transpose(1, 2), dense.flatten(2), reduction="none").mean(2)
-        hint = (hint * known).sum() / len(x)
-        kind, found = data.labels([view.row for view in views], args.device)
+        hint = F.binary_cross_entropy_with_logits(hints.transpose(1, 2), lesson.dense.flatten(2), reduction="none").mean(2)
+        hint = (hint * lesson.known).sum() / len(hint)
         kinds, findings = labels.split([len(data.families), len(data.findings)], 1)
-        label = F.cross_entropy(kinds, kind)
-        if (found >= 0).any():
-            label = label + F.cross_entropy(findings, found, ignore_index=-1)
+        label = F.cross_entropy(kinds, lesson.family)
+        if (lesson.finding >= 0).any():
+            label = label + F.cross_entropy(findings, lesson.finding, ignore_index=-1)
         total, parts = text + 0.3 * hint + 0.3 * label, {"text": text, "hint": hint, "label": label}
         if e is not None:
-            want = torch.tensor([data.phrase_id[p] for some in samples for _, _, names in some for p in names])
-            parts["e"] = embedding_loss(e, table[want], spread)
+            parts["e"] = embedding_loss(e, table[lesson.want], spread)
             total = total + 2 * parts["e"]
         return total, parts
 
@@ -442,9 +550,8 @@ def train_language(args):
             boxed = [(draw_box(im, j[4]), [j]) for im, job in zip(images, jobs) for j in job if j[4]]
             for group in filter(None, (groups, boxed)):
                 x = torch.from_numpy(np.stack([np.asarray(im.resize((VISION.image_size,) * 2)) for im, _ in group])).to(args.device)
-                s, logits, e, _, _ = run(
-                    x.permute(0, 3, 1, 2).float(), [[("<image>" + q, a, p) for _, q, a, p, _ in job] for _, job in group]
-                )
+                s = Packed(words, [[("<image>" + q, a, p) for _, q, a, p, _ in job] for _, job in group], per_tile).to(args.device)
+                logits, e, _, _ = run(x.permute(0, 3, 1, 2).float(), s)
                 hit = logits.argmax(1) == s.ids[s.row, s.column]
                 for n, (task, _, _, names, _) in enumerate(j for _, job in group for j in job):
                     ok = bool(hit[s.question == n].all())
@@ -455,7 +562,7 @@ def train_language(args):
                     total[task] = total.get(task, 0) + 1
         return {task: right[task] / total[task] for task in sorted(total)}
 
-    Trainer(args, "language", model, loss, evaluate).run()
+    Trainer(args, "language", model, loader, loss, evaluate).run()
 
 
 def vocabulary(data, args):
@@ -469,13 +576,15 @@ def vocabulary(data, args):
 
 
 def start_from(args, name, model):
-    """Takes the first weights of a stage from an exported checkpoint folder, unless the stage has a state of its own."""
+    """Takes the first weights of a stage from an exported checkpoint folder, unless the stage has a state of its own. What has another
+    shape there, as the heads do when classes were added, starts anew."""
     if not args.init or (Path(args.work) / f"{name}.pt").exists():
         return
     stored = load_file(Path(args.init) / "model.safetensors") | load_file(Path(args.init) / TRAINING)
     prefix = "grounding_encoder.sam2_model."
     stored = {("sam." + k.removeprefix(prefix) if k.startswith(prefix) else k): v.float() for k, v in stored.items()}
-    model.load_state_dict({k: stored.get(k, v) for k, v in model.state_dict().items()})
+    fits = lambda k, v: k in stored and stored[k].shape == v.shape
+    model.load_state_dict({k: stored[k] if fits(k, v) else v for k, v in model.state_dict().items()})
 
 
 def averaged(path, model):
@@ -522,6 +631,7 @@ def calibrate(model, data, size, wanted, batch=8):
 
 def export(args):
     """Writes the averaged weights of both stages as a checkpoint folder."""
+    torch.set_default_device(args.device)
     data = Dataset(args.data, args.work)
     words = vocabulary(data, args)
     torch.manual_seed(args.seed)
@@ -549,7 +659,11 @@ def main():
     parser.add_argument("--work", required=True, help="folder for the pixel cache and the training state")
     parser.add_argument("--stage", choices=["sam", "language", "export"], required=True)
     parser.add_argument("--size", type=int, default=256, help="SAM 2 image size, 128, 192, 256, 384 or 512; weights fit every size")
-    parser.add_argument("--steps", type=int, default=20000, help="last step of the stage; the learning rate falls over its final 30 %%")
+    parser.add_argument("--steps", type=int, default=20000, help="last step of the stage")
+    parser.add_argument("--minutes", type=float, help="length of this run, if it ends before --steps; on a GPU that is lent for a while")
+    parser.add_argument("--decay", type=float, default=0.3, help="last part of the stage, or of --minutes, over which the learning rate falls; 0: none")
+    parser.add_argument("--drop-path", type=float, default=0.0, help="stochastic depth of the last block of the image towers")
+    parser.add_argument("--loaders", type=int, default=0, help="processes that make batches ahead of time")
     parser.add_argument("--freeze-table", action="store_true", help="sam: keep the target embeddings and blur them with noise")
     parser.add_argument("--compile", action="store_true", help="sam: compile the image encoder, a minute at the start for a fifth of each step")
     parser.add_argument("--questions", type=int, default=4, help="language: questions an image and step")
@@ -572,7 +686,7 @@ def main():
         store = f"file://{Path(args.work).resolve()}/{args.stage}.meet"
         torch.distributed.init_process_group("gloo", init_method=store, rank=args.rank, world_size=args.workers)
     torch.set_num_threads(args.threads)
-    torch.set_default_device(args.device)
+    torch.set_float32_matmul_precision("high")
     {"sam": train_sam, "language": train_language, "export": export}[args.stage](args)
 
 

@@ -1,6 +1,7 @@
 package unibiomed
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -56,8 +57,20 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// testDevice is where these tests run: the CPU, or what UNIBIOMED_TEST_DEVICE names, for instance cuda0.
+func testDevice() string { return cmp.Or(os.Getenv("UNIBIOMED_TEST_DEVICE"), "cpu") }
+
+// bar is that of a comparison which f32 arithmetic passes at `f32`. A GPU's products may be of TF32 or f16.
+func bar(f32, gpu float64) float64 {
+	if testDevice() == "cpu" {
+		return f32
+	}
+	return max(f32, gpu)
+}
+
 func openTiny(t testing.TB, typ string, o Options) *Pipeline {
 	t.Helper()
+	o.Device = cmp.Or(o.Device, testDevice())
 	p, err := Open(context.Background(), tiny(t, typ), o)
 	require.NoError(t, err)
 	t.Cleanup(func() { p.Close() })
@@ -197,7 +210,7 @@ func compareMasks(t *testing.T, c goldenCase, res *Result, limit int) {
 		require.NoError(t, err)
 		o, err := metrics.Count(got, want)
 		require.NoError(t, err)
-		require.LessOrEqual(t, o.Pred+o.Truth-2*o.Both, limit, "%s: differing pixels of %d", name, o.Truth)
+		require.LessOrEqual(t, o.Pred+o.Truth-2*o.Both, int(bar(float64(limit), 0.002*float64(len(got.Pix)))), "%s: differing pixels of %d", name, o.Truth)
 	}
 	if len(c.Video) > 0 {
 		require.Len(t, res.Findings, 1)
@@ -206,8 +219,8 @@ func compareMasks(t *testing.T, c goldenCase, res *Result, limit int) {
 			want := c.Slices[i]
 			require.Equal(t, want.Kind == "tracked", s.Tracked)
 			require.Equal(t, want.Selected, s.Selected, "slice %d", i)
-			require.InDelta(t, want.IoU[want.Selected], s.PredictedIoU, 1e-4, "slice %d", i)
-			require.InDelta(t, want.ObjectScore, s.ObjectScore, 1e-3, "slice %d", i)
+			require.InDelta(t, want.IoU[want.Selected], s.PredictedIoU, bar(1e-4, 5e-3), "slice %d", i)
+			require.InDelta(t, want.ObjectScore, s.ObjectScore, bar(1e-3, 2e-2), "slice %d", i)
 			check(fmt.Sprint("slice ", i), want.Mask, s.Bits)
 		}
 		return
@@ -215,8 +228,8 @@ func compareMasks(t *testing.T, c goldenCase, res *Result, limit int) {
 	require.Len(t, res.Findings, len(c.Masks))
 	for i, f := range res.Findings {
 		require.Equal(t, c.Selected[i], f.Selected)
-		require.InDelta(t, c.IoU[i][f.Selected], f.PredictedIoU, 1e-4)
-		require.InDelta(t, c.ObjectScore[i], f.ObjectScore, 1e-4)
+		require.InDelta(t, c.IoU[i][f.Selected], f.PredictedIoU, bar(1e-4, 5e-3))
+		require.InDelta(t, c.ObjectScore[i], f.ObjectScore, bar(1e-4, 2e-2))
 		check(fmt.Sprint("mask ", i), c.Masks[i].File, f.Bits)
 	}
 }
@@ -249,9 +262,12 @@ func compareTrace(t *testing.T, c goldenCase, trace *Trace) {
 			most = 1e-3
 		case tracked(c, name):
 			limit = 1e-4 // behind memory features that are rounded to bf16
-		case name == "vit_input":
+		}
+		limit, most = bar(limit, 5e-3), bar(most, 0.2)
+		switch name { // computed on the CPU
+		case "vit_input":
 			limit, most = 1e-6, 1e-6
-		case name == "sam_input", name == "dense_pe":
+		case "sam_input", "dense_pe":
 			limit, most = 0, 0
 		}
 		if testing.Verbose() {

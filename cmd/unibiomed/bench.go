@@ -95,8 +95,9 @@ type benchDocument struct {
 	Stages   []measurement `json:"stages"`
 	Answers  []answerCost  `json:"answers"` // made of stages, at exactly --new-tokens
 	Library  []answerCost  `json:"library"` // the same two questions through unibiomed.Ask, which keeps to the stop rule
-	// Peaks are the best rates of matrix products by type of weight, in FLOP per second.
+	// Peaks are the best rates of products of PeakSize x PeakSize matrices by type of weight, in FLOP per second.
 	Peaks      map[string]float64 `json:"peaks"`
+	PeakSize   int                `json:"peak_size"`
 	Volume     *volumeCost        `json:"volume,omitempty"`
 	Growth     []growth           `json:"growth,omitempty"`
 	Torch      *torchDocument     `json:"torch,omitempty"`
@@ -655,13 +656,19 @@ var stageParts = map[string]checkpoint.Part{
 // peak measures what the device can do at its best with each type of weight in use, and each stage's share of it.
 func (b *bench) peak() error {
 	b.step("peak", 0)
-	b.doc.Peaks = map[string]float64{}
+	b.doc.Peaks, b.doc.PeakSize = map[string]float64{}, 1024
+	if err := b.operations(); err != nil {
+		return err
+	}
+	if b.doc.device() != "cpu" {
+		b.doc.PeakSize = 4096 // smaller ones don't fill a GPU
+	}
 	measure := func(typ string) error {
 		if _, known := b.doc.Peaks[typ]; known {
 			return nil
 		}
 		// a mixture, such as q4_k_m, is named for most of its matrices
-		rate, err := b.p.Native().PeakRate(strings.TrimSuffix(typ, "_m"), 1024, time.Second)
+		rate, err := b.p.Native().PeakRate(strings.TrimSuffix(typ, "_m"), b.doc.PeakSize, time.Second)
 		b.doc.Peaks[typ] = rate
 		return err
 	}
@@ -718,7 +725,7 @@ func (d *benchDocument) print(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%d\t%s\t%.3f\t%.3f\t%.2f\t%s\t%s\t%s\t\n", m.Stage, m.Count, m.Work, m.Seconds, m.Processor, 1000*m.Seconds/float64(m.Count), flop, rate, share)
 	}
 	for _, typ := range slices.Sorted(maps.Keys(d.Peaks)) {
-		fmt.Fprintf(t, "peak: %s products of 1024\t\t\t\t\t\t\t%.1f\t100 %%\t\n", typ, d.Peaks[typ]/1e9)
+		fmt.Fprintf(t, "peak: %s products of %d\t\t\t\t\t\t\t%.1f\t100 %%\t\n", typ, d.PeakSize, d.Peaks[typ]/1e9)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -60,17 +60,22 @@ func (d *benchDocument) devices() []string {
 	return names
 }
 
-// checkFallback fails when the model ran on a GPU and the CPU computed operations meant for it.
-func (d *benchDocument) checkFallback() error {
-	device := d.Device
-	if device == "auto" {
-		device = "cpu"
-		for _, name := range d.devices() {
-			if name != "cpu" {
-				device = name
-			}
+// device is where the model ran: the GPU, if it computed anything.
+func (d *benchDocument) device() string {
+	if d.Device != "auto" {
+		return d.Device
+	}
+	for _, name := range d.devices() {
+		if name != "cpu" {
+			return name
 		}
 	}
+	return "cpu"
+}
+
+// checkFallback fails when the model ran on a GPU and the CPU computed operations meant for it.
+func (d *benchDocument) checkFallback() error {
+	device := d.device()
 	if device == "cpu" {
 		return nil
 	}

@@ -50,6 +50,12 @@ func (b *bench) torch(ctx context.Context) error {
 		}
 		args = append(args, "--threads", strconv.Itoa(threads))
 	}
+	if err := b.operations(); err != nil {
+		return err
+	}
+	if strings.HasPrefix(b.doc.device(), "cuda") {
+		args = append(args, "--device", "cuda", "--repeat", "3") // a program's first run loads kernels
+	}
 	var stdout, stderr bytes.Buffer
 	run := exec.CommandContext(ctx, b.CompareTorch, args...)
 	run.Stdout, run.Stderr = &stdout, &stderr

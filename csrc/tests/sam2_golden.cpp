@@ -167,6 +167,7 @@ TEST_CASE("the mask decoder, from golden features") {
     const auto iou = numbers(json, "iou");
     REQUIRE(iou.size() >= 4);
     for (size_t i = 0; i < 4; ++i) CHECK(std::fabs(got.iou[i] - iou[i]) < fixture::bar(1e-4));
-    CHECK(std::fabs(got.object_score[0] - numbers(json, "object_score").at(0)) < fixture::bar(1e-4));
+    const double score = numbers(json, "object_score").at(0);  // a logit of about 14: a GPU's bar is relative
+    CHECK(std::fabs(got.object_score[0] - score) < std::max(1e-4, fixture::bar(0) * std::fabs(score)));
     CHECK(got.selected[0] == int(numbers(json, "selected").at(0)));
 }

@@ -54,7 +54,7 @@ type Sample struct {
 // A Target is one thing to find.
 type Target struct {
 	Phrase string // as asked for, for instance "liver in abdomen CT"
-	Label  string // as recognition must name it, for instance "tumor in liver CT"
+	Label  string // as recognition must name it, for instance "tumor in liver CT"; "" when it is no finding, or not known to be one
 	Mask   string // path of the file; pixels above 0 are inside
 	Order  int    // place in the annotation file: the official segmentation score takes the first 300
 }
@@ -312,7 +312,11 @@ func (d *Dataset) parseIndex(path string, data []byte, o DatasetOptions) error {
 			if strings.TrimSpace(t.Phrase) == "" {
 				return &DatasetError{path, fmt.Sprintf("%s: targets[%d].phrase", field, i), "is empty"}
 			}
-			s.Targets = append(s.Targets, Target{Phrase: t.Phrase, Label: t.Phrase, Mask: mask})
+			target := Target{Phrase: t.Phrase, Mask: mask}
+			if name, _, _ := strings.Cut(t.Phrase, " in "); strings.EqualFold(name, s.Findings) {
+				target.Label = t.Phrase
+			}
+			s.Targets = append(s.Targets, target)
 			if !o.Commercial || !l.NonCommercial {
 				phrases[t.Phrase] = true
 			}

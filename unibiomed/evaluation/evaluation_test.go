@@ -97,6 +97,11 @@ func TestIndexDataset(t *testing.T) {
 	all, err := OpenDataset(dir, DatasetOptions{Split: "all", Commercial: true})
 	require.NoError(t, err)
 	require.Len(t, all.Samples, 3)
+
+	whole, err := OpenDataset(dir, DatasetOptions{Split: "train"})
+	require.NoError(t, err)
+	require.Len(t, whole.Samples[0].Targets, 1)
+	require.False(t, Recognize.Asks(whole.Samples[0]), "its source says nothing of findings: an organ is no abnormality")
 }
 
 func TestPairsDataset(t *testing.T) {

@@ -1,6 +1,7 @@
 package evaluation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"image"
@@ -57,8 +58,7 @@ func (t Task) Asks(s Sample) bool {
 	return false
 }
 
-// finding is what recognition must name and draw: nothing, all targets of a BiomedParse image, or the target of an index that
-// has the name of the image's finding.
+// finding is what recognition must name and draw: nothing, or the targets with a label. An image of which neither is known is not asked.
 func (s Sample) finding() (f struct {
 	Label   string
 	Targets []Target
@@ -67,20 +67,12 @@ func (s Sample) finding() (f struct {
 		f.Label = prompt.NoFindings
 		return f, true
 	}
-	if s.Findings == "" {
-		if len(s.Targets) == 0 {
-			return f, false
-		}
-		f.Label, f.Targets = s.Targets[0].Label, s.Targets
-		return f, true
-	}
 	for _, t := range s.Targets {
-		if name, _, _ := strings.Cut(t.Phrase, " in "); strings.EqualFold(name, s.Findings) {
-			f.Label, f.Targets = t.Label, []Target{t}
-			return f, true
+		if t.Label != "" {
+			f.Label, f.Targets = cmp.Or(f.Label, t.Label), append(f.Targets, t)
 		}
 	}
-	return f, false
+	return f, len(f.Targets) > 0
 }
 
 // truth reads a target's mask in the grid of the image; resized says that the file had another size (spec/evaluation.md 1).
