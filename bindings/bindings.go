@@ -30,7 +30,7 @@ import (
 )
 
 // abiVersion is the UB_ABI_VERSION that the Go side is written for.
-const abiVersion = 1
+const abiVersion = 2
 
 // load makes the library's functions callable, once.
 var load = sync.OnceValue(func() error {

@@ -138,6 +138,7 @@ func TestEnums(t *testing.T) {
 		"UB_STAGE_FEATURES":        int64(bindings.StageFeatures),
 		"UB_STAGE_MASKS":           int64(bindings.StageMasks),
 		"UB_STAGE_MEMORY":          int64(bindings.StageMemory),
+		"UB_DECODE_AT_ONCE":        bindings.DecodeAtOnce,
 		"UB_NOTHING":               -1,
 	} {
 		require.Equal(t, value, bindings.EnumValue(name), name)
@@ -488,7 +489,7 @@ func TestSession(t *testing.T) {
 	decode := func() {
 		for k, id := range g.GeneratedIDs {
 			near(t, fmt.Sprint("step_logits ", k), out.Logits, steps[k*i.Vocab:(k+1)*i.Vocab])
-			require.NoError(t, s.Decode(t.Context(), id, out))
+			require.NoError(t, s.Decode(t.Context(), []int32{id}, out))
 			if k == g.SegPositions[0] {
 				near(t, "seg_hidden", out.Hidden, g.tensor(t, "seg_hidden"))
 			}
@@ -499,15 +500,29 @@ func TestSession(t *testing.T) {
 	// The kept prefix answers again as it did before.
 	require.NoError(t, s.Truncate(len(ids)-1))
 	require.Equal(t, len(ids)-1, s.Length())
-	require.NoError(t, s.Decode(t.Context(), ids[len(ids)-1], out))
+	require.NoError(t, s.Decode(t.Context(), ids[len(ids)-1:], out))
 	decode()
+
+	// The answer in one run.
+	require.NoError(t, s.Truncate(len(ids)))
+	n := len(g.GeneratedIDs)
+	run := bindings.Outputs{Logits: make([]float32, n*i.Vocab), Hidden: make([]float32, n*i.Embd)}
+	require.NoError(t, s.Decode(t.Context(), g.GeneratedIDs, run))
+	for k := range n - 1 {
+		near(t, fmt.Sprint("step_logits ", k+1, " of one run"), run.Logits[k*i.Vocab:(k+1)*i.Vocab], steps[(k+1)*i.Vocab:(k+2)*i.Vocab])
+	}
+	at := g.SegPositions[0]
+	near(t, "seg_hidden of one run", run.Hidden[at*i.Embd:(at+1)*i.Embd], g.tensor(t, "seg_hidden"))
+	require.ErrorIs(t, s.Decode(t.Context(), nil, bindings.Outputs{}), bindings.InvalidArgument)
+	require.ErrorIs(t, s.Decode(t.Context(), make([]int32, bindings.DecodeAtOnce+1), bindings.Outputs{}), bindings.InvalidArgument)
+	require.ErrorIs(t, s.Decode(t.Context(), g.GeneratedIDs, out), bindings.InvalidArgument, "room for one of several")
 
 	// Outputs are optional.
 	require.NoError(t, s.Truncate(0))
 	require.NoError(t, s.Prefill(t.Context(), ids, features, bindings.Outputs{}, none))
 
 	// What is canceled or does not fit changes nothing.
-	n := s.Length()
+	n = s.Length()
 	ctx, cancel := context.WithCancel(t.Context())
 	err = s.Prefill(ctx, make([]int32, 200), nil, bindings.Outputs{}, bindings.Call{Progress: func(float32) { cancel() }})
 	require.ErrorIs(t, err, bindings.Canceled)
@@ -517,16 +532,16 @@ func TestSession(t *testing.T) {
 	require.ErrorIs(t, s.Prefill(t.Context(), nil, nil, bindings.Outputs{}, none), bindings.InvalidArgument)
 	require.ErrorIs(t, s.Prefill(t.Context(), []int32{-2}, nil, bindings.Outputs{}, none), bindings.InvalidArgument)
 	require.ErrorIs(t, s.Prefill(t.Context(), []int32{int32(i.Vocab)}, nil, bindings.Outputs{}, none), bindings.InvalidArgument)
-	require.ErrorIs(t, s.Decode(t.Context(), int32(i.Vocab), bindings.Outputs{}), bindings.InvalidArgument)
-	require.ErrorIs(t, s.Decode(t.Context(), 1, bindings.Outputs{Hidden: make([]float32, 1)}), bindings.InvalidArgument)
+	require.ErrorIs(t, s.Decode(t.Context(), []int32{int32(i.Vocab)}, bindings.Outputs{}), bindings.InvalidArgument)
+	require.ErrorIs(t, s.Decode(t.Context(), []int32{1}, bindings.Outputs{Hidden: make([]float32, 1)}), bindings.InvalidArgument)
 	require.ErrorIs(t, s.Truncate(n+1), bindings.InvalidArgument)
 	require.ErrorIs(t, s.Truncate(-1), bindings.InvalidArgument)
 	require.Equal(t, n, s.Length())
 
 	for s.Length() < s.Capacity() {
-		require.NoError(t, s.Decode(t.Context(), 1, bindings.Outputs{}))
+		require.NoError(t, s.Decode(t.Context(), []int32{1}, bindings.Outputs{}))
 	}
-	require.ErrorIs(t, s.Decode(t.Context(), 1, bindings.Outputs{}), bindings.ContextFull)
+	require.ErrorIs(t, s.Decode(t.Context(), []int32{1}, bindings.Outputs{}), bindings.ContextFull)
 }
 
 // bytesToEmbeddings puts Embedding where a prompt has image tokens.
@@ -799,7 +814,7 @@ func TestClose(t *testing.T) {
 
 	require.NoError(t, s.Close())
 	require.NoError(t, s.Close())
-	closed(s.Decode(t.Context(), 1, bindings.Outputs{}))
+	closed(s.Decode(t.Context(), []int32{1}, bindings.Outputs{}))
 	closed(s.Truncate(0))
 	require.Zero(t, s.Length())
 
@@ -860,7 +875,7 @@ func TestForgotten(t *testing.T) {
 	for range 5 {
 		s, err := m.NewSession(t.Context(), 64)
 		require.NoError(t, err)
-		require.NoError(t, s.Decode(t.Context(), 1, bindings.Outputs{}))
+		require.NoError(t, s.Decode(t.Context(), []int32{1}, bindings.Outputs{}))
 	}
 	require.NoError(t, m.Close())
 	for range 5 {
@@ -915,7 +930,7 @@ func TestConcurrent(t *testing.T) {
 					return fmt.Errorf("goroutine %d: selected %d, want %d", k, masks.Selected[0], g.Selected[0])
 				}
 				for range 4 { // one session for all: calls queue
-					if err := common.Decode(t.Context(), 1, bindings.Outputs{}); err != nil {
+					if err := common.Decode(t.Context(), []int32{1}, bindings.Outputs{}); err != nil {
 						return err
 					}
 				}

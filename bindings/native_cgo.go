@@ -123,8 +123,8 @@ func ubSessionPrefill(s handle, ids *int32, n int32, embeddings *float32, nEmbed
 		floats(logits), floats(hidden), callOf(call), errOf(e)))
 }
 
-func ubSessionDecode(s handle, id int32, logits, hidden *float32, e *cError) int32 {
-	return int32(C.ub_session_decode(session(s), C.int32_t(id), floats(logits), floats(hidden), errOf(e)))
+func ubSessionDecode(s handle, ids *int32, n int32, logits, hidden *float32, e *cError) int32 {
+	return int32(C.ub_session_decode(session(s), (*C.int32_t)(ids), C.int32_t(n), floats(logits), floats(hidden), errOf(e)))
 }
 
 func ubSessionLength(s handle) int32   { return int32(C.ub_session_length(session(s))) }

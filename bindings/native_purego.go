@@ -67,8 +67,8 @@ var (
 	// ub_status ub_session_prefill(ub_session * s, const int32_t * ids, int32_t n, const float * embeddings, int32_t n_embeddings,
 	//                              float * logits, float * hidden, const ub_call * call, ub_error * err)
 	ubSessionPrefill func(s handle, ids *int32, n int32, embeddings *float32, nEmbeddings int32, logits, hidden *float32, call *cCall, e *cError) int32
-	// ub_status ub_session_decode(ub_session * s, int32_t id, float * logits, float * hidden, ub_error * err)
-	ubSessionDecode func(s handle, id int32, logits, hidden *float32, e *cError) int32
+	// ub_status ub_session_decode(ub_session * s, const int32_t * ids, int32_t n, float * logits, float * hidden, ub_error * err)
+	ubSessionDecode func(s handle, ids *int32, n int32, logits, hidden *float32, e *cError) int32
 	// int32_t ub_session_length(const ub_session * s)
 	ubSessionLength func(s handle) int32
 	// int32_t ub_session_capacity(const ub_session * s)

@@ -9,6 +9,9 @@ import (
 // Embedding stands in the ids of Prefill for the next row of its embeddings.
 const Embedding int32 = -1
 
+// DecodeAtOnce is how many ids one Decode takes at most.
+const DecodeAtOnce = 16
+
 // A Session is one conversation: a KV cache that Prefill and Decode append to and Truncate cuts back. Its calls queue for it.
 type Session struct {
 	lifetime
@@ -16,18 +19,19 @@ type Session struct {
 	info Info
 }
 
-// Outputs are what a call writes about its last position. A slice is nil, or has exactly the length given here.
+// Outputs are what a call writes about its positions: Prefill about the last one, Decode about each of its n ids. A slice is nil, or has
+// exactly the length given here.
 type Outputs struct {
-	Logits []float32 // Info.Vocab
-	Hidden []float32 // Info.Embd: the state after the final norm
+	Logits []float32 // [n, Info.Vocab]
+	Hidden []float32 // [n, Info.Embd]: the states after the final norm
 }
 
-func (o Outputs) check(op string, i Info) error {
-	if o.Logits != nil && len(o.Logits) != i.Vocab {
-		return invalid(op, "logits has room for %d values, want %d", len(o.Logits), i.Vocab)
+func (o Outputs) check(op string, n int, i Info) error {
+	if o.Logits != nil && len(o.Logits) != n*i.Vocab {
+		return invalid(op, "logits has room for %d values, want %d", len(o.Logits), n*i.Vocab)
 	}
-	if o.Hidden != nil && len(o.Hidden) != i.Embd {
-		return invalid(op, "hidden has room for %d values, want %d", len(o.Hidden), i.Embd)
+	if o.Hidden != nil && len(o.Hidden) != n*i.Embd {
+		return invalid(op, "hidden has room for %d values, want %d", len(o.Hidden), n*i.Embd)
 	}
 	return nil
 }
@@ -80,7 +84,7 @@ func (s *Session) Prefill(ctx context.Context, ids []int32, embeddings []float32
 	if err := length(op, "embeddings", len(embeddings), rows, s.info.Embd); err != nil {
 		return err
 	}
-	if err := out.check(op, s.info); err != nil {
+	if err := out.check(op, 1, s.info); err != nil {
 		return err
 	}
 	h, err := s.enter(op)
@@ -95,10 +99,14 @@ func (s *Session) Prefill(ctx context.Context, ids []int32, embeddings []float32
 	})
 }
 
-// Decode appends one id. Outputs are of the position whose input is id.
-func (s *Session) Decode(ctx context.Context, id int32, out Outputs) error {
+// Decode appends 1 to DecodeAtOnce ids in one run. Outputs are of each of them, [n, Vocab] and [n, Embd]: Hidden is the state at the
+// position whose input is the id. With more than one id a guess of the next ones is checked: Truncate takes back what was wrong.
+func (s *Session) Decode(ctx context.Context, ids []int32, out Outputs) error {
 	const op = "decode"
-	if err := out.check(op, s.info); err != nil {
+	if len(ids) < 1 || len(ids) > DecodeAtOnce {
+		return invalid(op, "got %d ids, want 1 to %d", len(ids), DecodeAtOnce)
+	}
+	if err := out.check(op, len(ids), s.info); err != nil {
 		return err
 	}
 	h, err := s.enter(op)
@@ -112,7 +120,7 @@ func (s *Session) Decode(ctx context.Context, id int32, out Outputs) error {
 		return canceled(op, ctx)
 	}
 	var e cError
-	if rc := ubSessionDecode(h, id, first(out.Logits), first(out.Hidden), &e); rc != ok {
+	if rc := ubSessionDecode(h, &ids[0], int32(len(ids)), first(out.Logits), first(out.Hidden), &e); rc != ok {
 		return e.err(op, rc)
 	}
 	return nil

@@ -273,10 +273,11 @@ ub_status ub_session_prefill(ub_session * s, const int32_t * ids, int32_t n, con
     });
 }
 
-ub_status ub_session_decode(ub_session * s, int32_t id, float * logits, float * hidden, ub_error * err) {
+ub_status ub_session_decode(ub_session * s, const int32_t * ids, int32_t n, float * logits, float * hidden, ub_error * err) {
     return guarded(err, [&] {
         REQUIRE_ARGUMENT(s);
-        s->session.decode(id, logits, hidden);
+        REQUIRE_ARGUMENT(ids);
+        s->session.decode(ids, n, logits, hidden);
     });
 }
 

@@ -447,17 +447,21 @@ void session::prefill(const int32_t * ids, int32_t n, const float * embeddings, 
     }
     UB_REQUIRE(rows == n_embeddings, "%d rows of embeddings, %d ids ask for one", n_embeddings, rows);
     std::lock_guard<std::mutex> lock(mutex);
-    append(ids, n, embeddings, logits, hidden, r, lm.totals[UB_STAGE_PREFILL]);
+    append(ids, n, embeddings, results::last, logits, hidden, r, lm.totals[UB_STAGE_PREFILL]);
 }
 
-void session::decode(int32_t id, float * logits, float * hidden) {
-    UB_REQUIRE(id >= 0 && id < lm.hparams.n_vocab, "id %d, want 0 to %d", id, lm.hparams.n_vocab - 1);
+void session::decode(const int32_t * ids, int32_t n, float * logits, float * hidden) {
+    UB_REQUIRE(n >= 1 && n <= UB_DECODE_AT_ONCE, "%d ids, want 1 to %d", n, UB_DECODE_AT_ONCE);
+    for (int32_t i = 0; i < n; ++i) {
+        UB_REQUIRE(ids[i] >= 0 && ids[i] < lm.hparams.n_vocab, "id %d at index %d, want 0 to %d", ids[i], i, lm.hparams.n_vocab - 1);
+    }
     std::lock_guard<std::mutex> lock(mutex);
     reporter r;
-    append(&id, 1, nullptr, logits, hidden, r, lm.totals[UB_STAGE_DECODE]);
+    append(ids, n, nullptr, results::each, logits, hidden, r, lm.totals[UB_STAGE_DECODE]);
 }
 
-void session::append(const int32_t * ids, int32_t n, const float * embeddings, float * logits, float * hidden, reporter & r, counters & c) {
+void session::append(const int32_t * ids, int32_t n, const float * embeddings, results of, float * logits, float * hidden, reporter & r,
+                     counters & c) {
     if (uint32_t(n) > n_ctx - uint32_t(used)) {
         fail(UB_E_CONTEXT, "%d positions do not fit: the session has %d of %u", n, used, n_ctx);
     }
@@ -488,7 +492,7 @@ void session::append(const int32_t * ids, int32_t n, const float * embeddings, f
         while (count < limit && i + count < n && (ids[i + count] == UB_EMBEDDING) == (ids[i] == UB_EMBEDDING)) ++count;
         for (int32_t k = 0; k < count; ++k) {
             pos[size_t(k)]  = used + k;
-            want[size_t(k)] = i + k == n - 1;  // results of the last position only
+            want[size_t(k)] = of == results::each || i + k == n - 1;
         }
         llama_batch b{};
         b.n_tokens = count;
@@ -520,12 +524,14 @@ void session::append(const int32_t * ids, int32_t n, const float * embeddings, f
         r.at(float(i) / float(n));
     }
     r.check();
-    flop += 2 * uint64_t(h.n_embd) * uint64_t(h.n_vocab);
-
-    const float * last_logits = llama_get_logits_ith(ctx.get(), -1), * last_hidden = llama_get_embeddings_ith(ctx.get(), -1);
-    if (last_logits == nullptr || last_hidden == nullptr) fail(UB_E_INTERNAL, "llama.cpp gave no %s", last_logits == nullptr ? "logits" : "hidden state");
-    if (logits != nullptr) std::copy_n(last_logits, h.n_vocab, logits);
-    if (hidden != nullptr) std::copy_n(last_hidden, h.n_embd, hidden);
+    const int32_t rows = of == results::each ? n : 1;
+    flop += 2 * uint64_t(rows) * uint64_t(h.n_embd) * uint64_t(h.n_vocab);
+    for (int32_t i = 0; i < rows; ++i) {  // counted from the end, as only the last batch of a prefill has results
+        const float * row_logits = llama_get_logits_ith(ctx.get(), i - rows), * row_hidden = llama_get_embeddings_ith(ctx.get(), i - rows);
+        if (row_logits == nullptr || row_hidden == nullptr) fail(UB_E_INTERNAL, "llama.cpp gave no %s", row_logits == nullptr ? "logits" : "hidden state");
+        if (logits != nullptr) std::copy_n(row_logits, h.n_vocab, logits + size_t(i) * size_t(h.n_vocab));
+        if (hidden != nullptr) std::copy_n(row_hidden, h.n_embd, hidden + size_t(i) * size_t(h.n_embd));
+    }
 
     at_end.length = used;
     ++c.calls;

@@ -90,13 +90,14 @@ class session {
 
     // ids may be UB_EMBEDDING. See ub_session_prefill.
     void prefill(const int32_t * ids, int32_t n, const float * embeddings, int32_t n_embeddings, float * logits, float * hidden, reporter & r);
-    void decode(int32_t id, float * logits, float * hidden);
+    void decode(const int32_t * ids, int32_t n, float * logits, float * hidden);
     void truncate(int32_t length);
     int32_t length() const;
     int32_t capacity() const { return int32_t(n_ctx); }
 
   private:
-    void append(const int32_t * ids, int32_t n, const float * embeddings, float * logits, float * hidden, reporter & r, counters & c);
+    enum class results { last, each };  // of the last position, or of each
+    void append(const int32_t * ids, int32_t n, const float * embeddings, results of, float * logits, float * hidden, reporter & r, counters & c);
 
     language &         lm;
     const uint32_t     n_ctx;

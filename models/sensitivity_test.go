@@ -139,7 +139,7 @@ func measureStages(t *testing.T, dir string, whole bool) (out [stageCount][]floa
 		hidden := make([]float32, info.Embd)
 		require.NoError(t, session.Truncate(0))
 		require.NoError(t, session.Prefill(t.Context(), ids, waves(len(embeddings), n), bindings.Outputs{}, none))
-		require.NoError(t, session.Decode(t.Context(), seg, bindings.Outputs{Hidden: hidden}))
+		require.NoError(t, session.Decode(t.Context(), []int32{seg}, bindings.Outputs{Hidden: hidden}))
 		out[hiddenState] = append(out[hiddenState], hidden...)
 
 		input, err := tiles.SAMInput(img, info.MaskImageSize, info.MaskImageMean, info.MaskImageStd, tiles.Image, 0)

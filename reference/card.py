@@ -67,7 +67,8 @@ def bars(scores, checks):
     if scores.get("recognize"):
         bar("recognition, accuracy balanced over classes", 0.75, scores["recognize"]["classes"]["balanced"])
     if scores.get("region"):
-        bar("region phrase, accuracy", 0.7, scores["region"]["region"]["strict"]["mean"])
+        bar("region phrase, accuracy as the reference scores it: left and right left out", 0.7, scores["region"]["region"]["official"]["mean"])
+        bar("region phrase, accuracy, equal", 0.7, scores["region"]["region"]["strict"]["mean"])
     for kind, limit in (("f32", 0.005), ("q8_0", 0.01)):
         bar(f"mean Dice, {kind}: difference from the PyTorch reference", limit, checks[kind] and checks[kind]["mean_difference"], False)
     bar("model folder, MB", 40, sum(f.stat().st_size for f in MODEL.iterdir() if f.suffix == ".gguf" or f.name == "model.json") / 1e6, False)
@@ -214,6 +215,8 @@ One answer takes {answer_seconds(b):.2f} s: the first one about `models/examples
 - Healthy images of a kind that often shows a target get masks too often: compare the two rows of absent targets.
 - A picture that is no medical image gets an answer as if it were one: a modality is named, and masks may be drawn. The model does not know that it should refuse.
 - A region question wants a box, or a mask with at least one pixel: an empty mask is an input error ("has no pixel inside"), and no answer is made.
+- Targets share boxes: one lung is the largest part of `lung` and all of `left lung`, a melanoma is a `lesion` too. Region questions about such boxes have several
+  right answers, of which "equal" takes one; the official score leaves out left and right.
 - Rare phrases (few masks in the table by phrase), tiny targets such as microaneurysms, and thin ones such as vessels, are weak.
 - PET has one target (tumor); OCT has no image without findings; mammography, abdominal MRI and others are missing. Left and right are learned for lungs only.
 - It was trained on single images of at most 384 pixels. Volumes work slice by slice, but nothing was trained on them.

@@ -2,6 +2,7 @@ package unibiomed
 
 import (
 	"context"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -14,6 +15,7 @@ type session struct {
 	native *bindings.Session
 	ids    []int32  // bindings.Embedding for a row of visual
 	visual [32]byte // what the embeddings were made of
+	last   []int32  // the last answer
 }
 
 // keep cuts the cache back to the positions that ids shares with it, leaving at least one to compute, and returns their number.
@@ -63,6 +65,10 @@ func (a *answering) generate(ctx context.Context, ids []int32, embeddings []floa
 	}
 
 	start = time.Now()
+	d := decoder{session: s, vocab: a.info.Vocab, embd: a.info.Embd}
+	if a.Trace == nil {
+		d.guess = s.last
+	}
 	var rule prompt.StopRule
 	var pending []byte // bytes of a character that is not whole yet
 	limit := min(a.MaxNewTokens, s.native.Capacity()-len(ids))
@@ -93,10 +99,9 @@ func (a *answering) generate(ctx context.Context, ids []int32, embeddings []floa
 			a.turn.Stop = StopLength
 			break
 		}
-		if err := s.native.Decode(ctx, id, out); err != nil {
+		if logits, hidden, err = d.next(ctx, id); err != nil {
 			return err
 		}
-		s.ids = append(s.ids, id)
 		if id == a.ids.seg {
 			a.hidden = append(a.hidden, hidden...)
 		}
@@ -104,10 +109,67 @@ func (a *answering) generate(ctx context.Context, ids []int32, embeddings []floa
 			a.Progress("decode", float64(len(a.turn.TokenIDs))/float64(limit))
 		}
 	}
+	if err := d.end(); err != nil {
+		return err
+	}
+	s.last = slices.Clone(a.turn.TokenIDs)
 	a.turn.Raw = a.tokenizer.Decode(a.turn.TokenIDs)
 	a.turn.Answer = prompt.Clean(a.turn.Raw)
 	a.turn.Timings.add("decode", start)
 	return nil
+}
+
+// A decoder feeds an answer to the session, id by id. Answers about masks are much the same from target to target, so the last one is
+// taken as a guess of this one: as long as the answer goes as guessed, up to DecodeAtOnce ids are computed in one run, which costs
+// little more than one of them does. Every id is still the greedy one: what the guess had wrong is taken back. It is prompt lookup
+// decoding (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding) with the last answer in the prompt's place.
+type decoder struct {
+	*session
+	vocab, embd    int
+	guess          []int32 // of the whole answer; nil once it was wrong
+	fed            int     // ids of the answer that were fed
+	ahead          []int32 // ids in the cache beyond those
+	logits, hidden []float32
+}
+
+// next appends id and returns the logits and the hidden state at it.
+func (d *decoder) next(ctx context.Context, id int32) (logits, hidden []float32, err error) {
+	if len(d.ahead) > 0 && d.ahead[0] != id {
+		d.guess = nil
+		if err := d.end(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(d.ahead) > 0 {
+		d.ahead = d.ahead[1:]
+		d.logits, d.hidden = d.logits[d.vocab:], d.hidden[d.embd:]
+	} else {
+		run := []int32{id}
+		// The last id of an answer is never fed.
+		if d.fed < len(d.guess) && d.guess[d.fed] == id {
+			run = d.guess[d.fed:max(d.fed+1, len(d.guess)-1)]
+		} else {
+			d.guess = nil
+		}
+		run = run[:min(len(run), bindings.DecodeAtOnce, max(1, d.native.Capacity()-d.native.Length()))]
+		d.logits, d.hidden = make([]float32, len(run)*d.vocab), make([]float32, len(run)*d.embd)
+		if err := d.native.Decode(ctx, run, bindings.Outputs{Logits: d.logits, Hidden: d.hidden}); err != nil {
+			return nil, nil, err
+		}
+		d.ahead = run[1:]
+	}
+	d.fed++
+	d.ids = append(d.ids, id)
+	return d.logits[:d.vocab], d.hidden[:d.embd], nil
+}
+
+// end takes back what was computed ahead.
+func (d *decoder) end() error {
+	if len(d.ahead) == 0 {
+		return nil
+	}
+	d.ahead = nil
+	return d.native.Truncate(len(d.ids))
 }
 
 // argmax returns the first index of the largest value.

@@ -503,7 +503,7 @@ func (b *bench) stages(ctx context.Context) error {
 					best = i
 				}
 			}
-			if err := session.Decode(ctx, int32(best), out); err != nil {
+			if err := session.Decode(ctx, []int32{int32(best)}, out); err != nil {
 				return err
 			}
 			states = append(states, hidden...)

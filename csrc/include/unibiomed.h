@@ -34,7 +34,7 @@
 extern "C" {
 #endif
 
-#define UB_ABI_VERSION 1
+#define UB_ABI_VERSION 2
 
 // ---------------------------------------------------------------------------------------------------------- errors
 
@@ -202,7 +202,8 @@ UB_API ub_status ub_vision_encode(ub_model * m, const float * tiles, int32_t n, 
 
 typedef struct ub_session ub_session;
 
-#define UB_EMBEDDING (-1)  // in place of an id: the next row of `embeddings`
+#define UB_EMBEDDING      (-1)  // in place of an id: the next row of `embeddings`
+#define UB_DECODE_AT_ONCE 16    // ids of one ub_session_decode
 
 // n_ctx 0: the model's params.n_ctx.
 UB_API ub_status ub_session_open(ub_model * m, uint32_t n_ctx, ub_session ** out, ub_error * err);
@@ -211,8 +212,9 @@ UB_API void      ub_session_close(ub_session * s);
 // logits [V] and hidden [H] of the last position are written where not NULL; hidden is after the final norm.
 UB_API ub_status ub_session_prefill(ub_session * s, const int32_t * ids, int32_t n, const float * embeddings, int32_t n_embeddings,
                                     float * logits, float * hidden, const ub_call * call, ub_error * err);
-// Appends one id. logits and hidden as above: hidden is the state at the position whose input is id.
-UB_API ub_status ub_session_decode(ub_session * s, int32_t id, float * logits, float * hidden, ub_error * err);
+// Appends n ids in one run, 1 to UB_DECODE_AT_ONCE. logits [n, V] and hidden [n, H] of each are written where not NULL: hidden is the state at the position
+// whose input is the id. With more than one id a guess of the next ones is checked: truncate takes back what was wrong.
+UB_API ub_status ub_session_decode(ub_session * s, const int32_t * ids, int32_t n, float * logits, float * hidden, ub_error * err);
 UB_API int32_t   ub_session_length(const ub_session * s);
 UB_API int32_t   ub_session_capacity(const ub_session * s);
 // Forgets all positions from `length` on.

@@ -51,8 +51,8 @@ void answer(const small_model & s, const std::vector<float> & tiles, const std::
     ids.insert(ids.begin() + 5, size_t(3 * s.info.tile_tokens), UB_EMBEDDING);
     REQUIRE(ub_session_prefill(session, ids.data(), int32_t(ids.size()), rows.data(), int32_t(3 * s.info.tile_tokens), logits.data(), hidden.data(), nullptr, &err) == UB_OK);
     for (int i = 0; i < 8; ++i) {
-        const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-        REQUIRE(ub_session_decode(session, int32_t(best), logits.data(), hidden.data(), &err) == UB_OK);
+        const auto best = int32_t(std::max_element(logits.begin(), logits.end()) - logits.begin());
+        REQUIRE(ub_session_decode(session, &best, 1, logits.data(), hidden.data(), &err) == UB_OK);
         if (i < 2) states.insert(states.end(), hidden.begin(), hidden.end());
     }
     ub_features * features = nullptr;

@@ -48,7 +48,7 @@ state prefill(ub_session * s, const std::vector<int32_t> & ids, const std::vecto
 state decode(ub_session * s, int32_t id) {
     state out;
     ub_error err;
-    REQUIRE(ub_session_decode(s, id, out.logits.data(), out.hidden.data(), &err) == UB_OK);
+    REQUIRE(ub_session_decode(s, &id, 1, out.logits.data(), out.hidden.data(), &err) == UB_OK);
     return out;
 }
 
@@ -195,17 +195,21 @@ TEST_CASE("what a session refuses") {
     CHECK(ub_session_prefill(s.get(), ids.data(), 0, nullptr, 0, nullptr, nullptr, nullptr, &err) == UB_E_INVALID);
     for (int32_t bad : {-2, int32_t(vocab_size), INT32_MAX, INT32_MIN}) {
         CHECK(ub_session_prefill(s.get(), &bad, 1, nullptr, 0, nullptr, nullptr, nullptr, &err) == UB_E_INVALID);
-        CHECK(ub_session_decode(s.get(), bad, nullptr, nullptr, &err) == UB_E_INVALID);
+        CHECK(ub_session_decode(s.get(), &bad, 1, nullptr, nullptr, &err) == UB_E_INVALID);
     }
-    CHECK(ub_session_decode(s.get(), UB_EMBEDDING, nullptr, nullptr, &err) == UB_E_INVALID);
     const int32_t embedding = UB_EMBEDDING;
+    CHECK(ub_session_decode(s.get(), &embedding, 1, nullptr, nullptr, &err) == UB_E_INVALID);
+    CHECK(ub_session_decode(s.get(), ids.data(), 0, nullptr, nullptr, &err) == UB_E_INVALID);
+    CHECK(ub_session_decode(s.get(), nullptr, 1, nullptr, nullptr, &err) == UB_E_INVALID);
+    CHECK(ub_session_decode(s.get(), ids.data(), UB_DECODE_AT_ONCE + 1, nullptr, nullptr, &err) == UB_E_INVALID);
+    HAS(std::string(err.message), "17 ids, want 1 to 16");
     const std::vector<float> row(2 * width);
     CHECK(ub_session_prefill(s.get(), &embedding, 1, row.data(), 2, nullptr, nullptr, nullptr, &err) == UB_E_INVALID);
     CHECK(ub_session_prefill(s.get(), &embedding, 1, nullptr, 1, nullptr, nullptr, nullptr, &err) == UB_E_INVALID);
     CHECK(ub_session_prefill(s.get(), &embedding, 1, nullptr, 0, nullptr, nullptr, nullptr, &err) == UB_E_INVALID);
     CHECK(ub_session_length(s.get()) == 0);
     prefill(s.get(), some_ids(64));
-    CHECK(ub_session_decode(s.get(), 1, nullptr, nullptr, &err) == UB_E_CONTEXT);
+    CHECK(ub_session_decode(s.get(), ids.data(), 1, nullptr, nullptr, &err) == UB_E_CONTEXT);
     CHECK(ub_session_length(s.get()) == 64);
 
     ub_session * none = nullptr;
@@ -214,6 +218,29 @@ TEST_CASE("what a session refuses") {
     CHECK(ub_session_length(nullptr) == 0);
     ub_session_close(nullptr);
     ub_model_close(nullptr);
+}
+
+TEST_CASE("several ids in one run give what one by one do") {
+    model m;
+    const auto s = m.session(), t = m.session();
+    const auto ids = some_ids(50);
+    prefill(s.get(), {ids.begin(), ids.begin() + 40});
+    prefill(t.get(), {ids.begin(), ids.begin() + 40});
+    std::vector<float> logits(10 * size_t(vocab_size)), hidden(10 * size_t(width));
+    ub_error err;
+    REQUIRE(ub_session_decode(s.get(), ids.data() + 40, 10, logits.data(), hidden.data(), &err) == UB_OK);
+    CHECK(ub_session_length(s.get()) == 50);
+    for (size_t i = 0; i < 10; ++i) {
+        const state one = decode(t.get(), ids[40 + i]);
+        const state row{{logits.begin() + long(i * vocab_size), logits.begin() + long((i + 1) * vocab_size)},
+                        {hidden.begin() + long(i * width), hidden.begin() + long((i + 1) * width)}};
+        CAPTURE(i);
+        CHECK(same(row, one));
+    }
+    // what was guessed wrong is taken back
+    REQUIRE(ub_session_truncate(s.get(), 43, &err) == UB_OK);
+    REQUIRE(ub_session_truncate(t.get(), 43, &err) == UB_OK);
+    CHECK(same(decode(s.get(), 5), decode(t.get(), 5)));
 }
 
 TEST_CASE("a canceled prefill leaves the session as it was") {
@@ -248,7 +275,7 @@ TEST_CASE("sessions outlive their model and work side by side") {
             for (int round = 0; round < 3; ++round) {
                 ok = ok && ub_session_truncate(p, 0, nullptr) == UB_OK;
                 ok = ok && ub_session_prefill(p, ids.data(), 119, nullptr, 0, nullptr, nullptr, nullptr, nullptr) == UB_OK;
-                ok = ok && ub_session_decode(p, ids[119], out.logits.data(), out.hidden.data(), nullptr) == UB_OK;
+                ok = ok && ub_session_decode(p, &ids[119], 1, out.logits.data(), out.hidden.data(), nullptr) == UB_OK;
             }
             good += ok && fixture::relative_rms(out.logits, want.logits) < fixture::bar(1e-5);
         });

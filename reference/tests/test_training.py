@@ -5,14 +5,14 @@ import torch
 from PIL import Image
 
 from .. import texts, tokenizer
-from ..data import components, swap_sides
+from ..data import Jitter, components, intensity, jitters, swap_sides
 from ..evaluate import draw_box, largest_box
 from ..language import LanguageConfig
 from ..model import UniBiomed
 from ..preprocess import sam_table
 from ..sam2 import Sam2Config
 from ..muon import Muon, orthogonal
-from ..train import Packed, Reader, mask_loss, normalise
+from ..train import Loader, Packed, Reader, drop_paths, mask_loss, normalise, rate
 from ..vision import VisionConfig
 
 VISION = VisionConfig(image_size=56, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
@@ -115,3 +115,48 @@ def test_mask_loss_wants_shapes_where_targets_are_and_nothing_elsewhere():
     assert mask_loss(logits, iou, torch.tensor([9.0, -9.0]), truth)[0] > right + 5, "mask 1 stays empty also where the target is"
     logits[0, 1] = -20
     assert mask_loss(logits, iou.flip(0), torch.tensor([9.0, -9.0]), truth)[0] > right + 0.3
+
+
+def test_intensity():
+    x = torch.arange(2 * 3 * 64.0).reshape(2, 3, 8, 8) % 256
+    one, none = np.ones((2, 1, 1, 1), np.float32), np.zeros((2, 1, 1, 1), np.float32)
+    still = Jitter(one, one, none, none, np.zeros(2, bool), 1)
+    assert torch.equal(intensity(x.clone(), still), x)
+    drawn = jitters(2, np.random.default_rng(3))
+    drawn.sigma[:] = 0.05
+    first = intensity(x.clone(), drawn)
+    assert torch.equal(first, intensity(x.clone(), drawn)), "the noise is drawn with the batch"
+    assert torch.equal(first, first.round()) and first.min() >= 0 and first.max() <= 255 and not torch.equal(first, x)
+
+
+def test_loader_makes_the_same_batches_in_order():
+    make = lambda step: (step, torch.full((2,), float(step)))
+    alone, pool = Loader(make, 0), Loader(make, 2)
+    try:
+        for step in range(5, 25):
+            assert str(pool.batch(step)) == str(alone.batch(step))
+    finally:
+        pool.close()
+
+
+def test_rate():
+    assert rate(0, 1.0, 0.3) == 1 / 60
+    assert rate(1000, 0.5, 0.3) == 1
+    assert rate(1000, 0.15, 0.3) == 0.5
+    assert rate(1000, 0.0, 0.3) == 0.02
+    assert rate(1000, 0.0, 0) == 1
+
+
+def test_drop_paths_leave_out_branches_in_training_only():
+    torch.manual_seed(1)
+    tower = Reader(VisionConfig(28, 14, 32, 64, 4, 2), LanguageConfig(300, 32, 64, 1, 2, 1), 16, 3, 2).vision_model
+    for layer in tower.encoder.layers:
+        torch.nn.init.ones_(layer.ls1)
+    x = torch.randn(64, 3, 28, 28)
+    plain = tower.eval()(x)
+    drop_paths(tower.encoder.layers, 0.9)
+    assert torch.equal(tower(x), plain)
+    kept = []
+    tower.encoder.layers[3].attn.register_forward_hook(lambda *a: kept.append(a[2].flatten(1).any(1)))
+    tower.train()(x)
+    assert 0 < kept[0].sum() < 20  # of 64, one in ten is expected
