@@ -13,7 +13,7 @@ usage: ./build.sh COMMAND [OPTIONS]
   demo                     build, then ask all tasks of example images: out/demo/index.html
   test                     all checks: formatting, vet, C++ tests, Go tests with cgo, with -race and without cgo, benchmarks once
   test asan | test tsan    the C++ tests under the address and undefined-behaviour, or the thread sanitizer
-  test vulkan | test cuda  C++ tests of graphs, towers, sessions and the golden mask decoder on the first GPU; for Vulkan Mesa's software driver will do
+  test vulkan | test cuda  C++ tests of graphs, towers, sessions and the golden mask decoder on the first GPU, for CUDA also the golden cases; for Vulkan Mesa's software driver will do
   bench [GO TEST OPTIONS]  the Go benchmarks, then the speed and memory of every stage of the model
   clean                    remove everything that was built
   help                     this text
@@ -194,7 +194,12 @@ test_gpu() {
 	# then with more than one thread.
 	export GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LP_NUM_THREADS=${LP_NUM_THREADS:-0}
 	say "C++ tests, the golden mask decoder among them, on ${1}0"
-	UNIBIOMED_TEST_DEVICE=${1}0 ctest --test-dir "build/$1" --output-on-failure -R '^(graph|vision|language|sam2_golden)$'
+	export UNIBIOMED_TEST_DEVICE=${1}0
+	ctest --test-dir "build/$1" --output-on-failure -R '^(graph|vision|language|sam2_golden)$'
+	[ "$1" = cuda ] || return 0 # a software driver would compile shaders for minutes
+	say "golden cases on ${1}0"
+	go_linked
+	go test -timeout 30m ./unibiomed -run 'TestGoldenChain|TestQuantizedParity|TestTrackVolume|TestSegmentVolume'
 }
 
 test_all() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -22,6 +23,10 @@ type said struct {
 	masks []*imaging.Mask
 	took  time.Duration
 }
+
+// opening is how an answer with a mask begins. The training draws one of several at random, so that which of them has the largest logit
+// is a coin's toss that rounding turns over.
+var opening = regexp.MustCompile(`^(It is |Sure, |Sure, it is |Sure, the segmentation result is )?\[SEG\]`)
 
 // TestQuantizations asks models of every type the same about the examples and compares them with f32: the table of
 // docs/performance.md, printed by -v. The state of training in reference/nano is the f32 model.
@@ -44,21 +49,21 @@ func TestQuantizations(t *testing.T) {
 		}
 	}
 	require.Greater(t, drawn, 5, "too few masks to compare")
-	line := func(typ, cache string, size int64, iou float64, texts int, took time.Duration) {
-		t.Logf("| %s | %s | %.1f | %.4f | %d of %d | %.2f |", typ, cache, float64(size)/1e6, iou, texts, len(want.texts), took.Seconds()/want.took.Seconds())
+	line := func(typ, cache string, size int64, iou float64, same, alike int, took time.Duration) {
+		t.Logf("| %s | %s | %.1f | %.4f | %d, %d of %d | %.2f |", typ, cache, float64(size)/1e6, iou, same, alike, len(want.texts), took.Seconds()/want.took.Seconds())
 	}
-	t.Logf("| type | KV cache | MB | mean mask IoU | same texts | time, f32 = 1 |")
-	line("f32", "f32", folderSize(t, exact), 1, len(want.texts), want.took)
+	t.Logf("| type | KV cache | MB | mean mask IoU | same texts, same but for the opening | time, f32 = 1 |")
+	line("f32", "f32", folderSize(t, exact), 1, len(want.texts), len(want.texts), want.took)
 	for _, tt := range []struct {
 		typ, cache string
 		iou        float64 // at least, the bars of the design; 0: printed only
-		texts      float64
+		texts      float64 // share of those alike but for the opening
 	}{
 		{"f32", "f16", 0.995, 1},
 		{"f16", "f16", 0.995, 0.95},
-		{"bf16", "f16", 0.99, 0.9},
-		{"q8_0", "f16", 0.97, 0.9},
-		{"q8_0", "q8_0", 0.95, 0.85},
+		{"bf16", "f16", 0.99, 0.95},
+		{"q8_0", "f16", 0.97, 0.95},
+		{"q8_0", "q8_0", 0.95, 0.9},
 		{"q4_k_m", "f16", 0, 0},
 	} {
 		t.Run(fmt.Sprintf("%s with a cache of %s", tt.typ, tt.cache), func(t *testing.T) {
@@ -67,10 +72,15 @@ func TestQuantizations(t *testing.T) {
 				dir = make(tt.typ)
 			}
 			got := interview(t, dir, tt.cache)
-			same, sum := 0, 0.0
+			same, alike, sum := 0, 0, 0.0
 			for i, text := range got.texts {
 				if text == want.texts[i] {
 					same++
+				}
+				if opening.ReplaceAllString(text, "[SEG]") == opening.ReplaceAllString(want.texts[i], "[SEG]") {
+					alike++
+				} else {
+					t.Logf("%q where f32 says %q", text, want.texts[i])
 				}
 			}
 			for i, m := range got.masks {
@@ -83,9 +93,9 @@ func TestQuantizations(t *testing.T) {
 				}
 			}
 			iou := sum / float64(len(want.masks))
-			line(tt.typ, tt.cache, folderSize(t, dir), iou, same, got.took)
+			line(tt.typ, tt.cache, folderSize(t, dir), iou, same, alike, got.took)
 			require.GreaterOrEqual(t, iou, tt.iou)
-			require.GreaterOrEqual(t, float64(same), tt.texts*float64(len(want.texts)))
+			require.GreaterOrEqual(t, float64(alike), tt.texts*float64(len(want.texts)))
 		})
 	}
 }

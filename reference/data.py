@@ -5,7 +5,6 @@ The folder holds index.jsonl (one image a line) with JPEG images and 1-bit PNG m
 
 import json
 import math
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -172,15 +171,15 @@ class Dataset:
             if not alike:
                 return phrase
 
-    def weights(self, power=0.4):
-        """Sampling weight of every training row: images of rare phrases and findings, or of small sources without masks, are seen more
-        often, the more so the greater `power`; at 1 every phrase would be seen as often as any other."""
-        rows = [self.rows[i] for i in self.splits["train"]]
-        count = Counter()
-        keys = [r.phrases + list((finding(r) or ())[:1]) if r.phrases else [(r.info["source"], r.info["modality"])] for r in rows]
+    def weights(self):
+        """Sampling weight of every training row: images of rare phrases, or of small sources without masks, are seen more often."""
+        numbers = self.splits["train"]
+        count = {}
+        keys = [self.rows[i].phrases or [(self.rows[i].info["source"], self.rows[i].info["modality"])] for i in numbers]
         for some in keys:
-            count.update(some)
-        w = np.array([np.mean([count[key] ** -power for key in some]) * (1 if r.phrases else 0.5) for r, some in zip(rows, keys)])
+            for key in some:
+                count[key] = count.get(key, 0) + 1
+        w = np.array([np.mean([count[key] ** -0.4 for key in some]) * (1 if self.rows[i].phrases else 0.5) for i, some in zip(numbers, keys)])
         return w / w.sum()
 
     def mask_weights(self):

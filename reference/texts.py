@@ -162,14 +162,16 @@ def segment(view, rng, phrases):
         named = name_of(phrase)
     ask = SEGMENT if rng.random() < 0.75 else SEGMENT_PLAIN
     question = ask[1] if rng.random() < 0.2 else ask[rng.integers(len(ask))]
-    return question.format(named), SEGMENT_ANSWERS[rng.integers(len(SEGMENT_ANSWERS))], [phrase]
+    answer = SEGMENT_ANSWERS[0 if rng.random() < 0.6 else rng.integers(len(SEGMENT_ANSWERS))]
+    return question.format(named), answer, [phrase]
 
 
 def disease(view, rng):
     found = finding(view.row)
     if found is None:
         return None
-    start = "It is [SEG]. " if rng.random() < 0.5 else "[SEG]. "
+    # One opening prevails: of equally likely ones rounding would choose.
+    start = "It is [SEG]. " if rng.random() < 0.2 else "[SEG]. "
     return DISEASE[rng.integers(8)].format(""), f"{start}{found[0].lower()}.", [found[1]]
 
 

@@ -486,7 +486,7 @@ def embedding_loss(e, want, spread):
 def train_language(args):
     data = Dataset(args.data, args.work)
     words = vocabulary(data, args)
-    weights, numbers = data.weights(0.6), data.splits["train"]
+    weights, numbers = data.weights(), data.splits["train"]
     per_tile = VISION.grid**2 // 4
 
     def make(step):
