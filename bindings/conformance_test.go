@@ -972,7 +972,7 @@ func BenchmarkDecode(b *testing.B) {
 		if s.Length() == s.Capacity() {
 			require.NoError(b, s.Truncate(256))
 		}
-		require.NoError(b, s.Decode(b.Context(), 1, out))
+		require.NoError(b, s.Decode(b.Context(), []int32{1}, out))
 		n++
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "tokens/s")

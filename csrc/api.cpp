@@ -1,5 +1,6 @@
 // api.cpp: the C ABI. Checks what a caller hands in, and ends every exception.
 
+#include "log.h"
 #include "model.h"
 #include "quantize.h"
 
@@ -70,6 +71,7 @@ int32_t ub_abi_version(void) { return UB_ABI_VERSION; }
 
 const char * ub_build_info(void) {
     static const std::string text = [] {
+        quiet_log();
         std::string s = format("unibiomed ABI %d, ggml %s, backends", UB_ABI_VERSION, ggml_version());
         for (size_t i = 0; i < ggml_backend_reg_count(); ++i) {
             ggml_backend_reg_t reg = ggml_backend_reg_get(i);

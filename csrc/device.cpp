@@ -2,6 +2,7 @@
 
 #include "device.h"
 
+#include "log.h"
 #include "onednn/accel.h"
 
 #include <algorithm>
@@ -74,10 +75,14 @@ std::string device_names() {
 
 } // namespace
 
-int device_count() { return int(std::min<size_t>(ggml_backend_dev_count(), INT_MAX)); }
+int device_count() {
+    quiet_log();
+    return int(std::min<size_t>(ggml_backend_dev_count(), INT_MAX));
+}
 
 void device_describe(int index, ub_device_info & out) {
     UB_REQUIRE(out.size >= sizeof out, "ub_device_info.size is %u, want at least %zu", out.size, sizeof out);
+    quiet_log();
     UB_REQUIRE(index >= 0 && index < device_count(), "device %d of %d", index, device_count());
     const uint32_t size = out.size;
     ggml_backend_dev_t dev = ggml_backend_dev_get(size_t(index));
@@ -133,6 +138,7 @@ std::shared_ptr<device> device::open(const char * name, int n_threads) {
     d->cpu_ = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     if (d->cpu_ == nullptr) fail(UB_E_DEVICE, "this build has no CPU backend");
     const std::string wanted = lower(name);
+    quiet_log();
     if (wanted.empty() || wanted == "auto") {
         d->main_ = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU);
         if (d->main_ == nullptr) d->main_ = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_IGPU);

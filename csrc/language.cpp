@@ -2,6 +2,7 @@
 
 #include "language.h"
 
+#include "log.h"
 #include "onednn/accel.h"
 #include "types.h"
 
@@ -15,33 +16,6 @@
 #include <pthread.h>
 
 namespace ub {
-
-// ----------------------------------------------------------------------------------------------------- llama.cpp's log
-
-namespace {
-
-// What llama.cpp and ggml complain about on this thread, kept for the message of a failed call; all else is dropped.
-thread_local std::string complaints;
-
-void on_log(ggml_log_level level, const char * text, void *) {
-    if (level != GGML_LOG_LEVEL_ERROR) return;
-    if (complaints.size() < 600) complaints += text;
-}
-
-void quiet_log() {
-    static std::once_flag once;
-    std::call_once(once, [] { llama_log_set(on_log, nullptr); });
-    complaints.clear();
-}
-
-std::string take_complaints() {
-    std::string s;
-    s.swap(complaints);
-    std::replace(s.begin(), s.end(), '\n', ' ');
-    return s.empty() ? "no reason given" : s;
-}
-
-} // namespace
 
 // -------------------------------------------------------------------------------------------------- checking the file
 
