@@ -131,6 +131,7 @@ class Dataset:
 
     def pixels(self, numbers, masks):
         """Images [B, 3, side, side] in 0..255 and masks [n, 1, side, side] in 0..1, both f32; a mask number below 0 is an empty mask."""
+        masks = np.asarray(masks, int)
         if isinstance(self.images, torch.Tensor):
             rows, packed = self.images[torch.as_tensor(numbers)], self.masks[torch.as_tensor(masks).clamp_min(0)]
         else:
