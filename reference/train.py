@@ -251,8 +251,8 @@ class Trainer:
         saved = checked = time.time()
         begun, first, means, counted, busy = time.time(), self.step, {}, 0, 0.0
         signal.signal(signal.SIGTERM, self.stop)
-        left = 1.0
-        while self.step < args.steps and left > 0 and not self.stopped:
+        share_left = lambda: 1 - (time.time() - begun) / (60 * args.minutes) if args.minutes else 1 - self.step / args.steps
+        while self.step < args.steps and (left := share_left()) > 0 and not self.stopped:
             torch.manual_seed(args.seed * 1_000_003 + self.step * args.workers + args.rank)
             for group in self.optimizer.param_groups:
                 group["lr"] = args.lr * rate(self.step - first if args.minutes else self.step, left, args.decay)
@@ -264,7 +264,6 @@ class Trainer:
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
-            left = 1 - (time.time() - begun) / (60 * args.minutes) if args.minutes else 1 - self.step / args.steps
             if args.workers > 1 and self.step % 8 == 0:
                 self.meet()
             self.average.update(self.step)
@@ -684,6 +683,8 @@ def main():
     parser.add_argument("--workers", type=int, default=1, help="processes that train one stage together")
     parser.add_argument("--rank", type=int, default=0, help="number of this process among the workers; 0 keeps the state")
     args = parser.parse_args()
+    if args.device != "cpu" and args.stage != "export" and not args.loaders:
+        parser.error("--device cuda needs --loaders: batches are made on the CPU")
     if args.workers > 1:
         store = f"file://{Path(args.work).resolve()}/{args.stage}.meet"
         torch.distributed.init_process_group("gloo", init_method=store, rank=args.rank, world_size=args.workers)
