@@ -198,7 +198,7 @@ One answer takes {answer_seconds(b):.2f} s: the first one about `models/examples
 
     {COMMANDS['bench']}""")
     text.append("\n## Learning curve\n")
-    for stage, title in (("sam", "Masks (stage `sam`): strict Dice on the validation split, masks drawn from the table of phrases"), ("language", "Words (stage `language`): share of answers right in every token on the validation split (before step 6826 `recognition` also wanted one of two openings, which is a coin's toss)")):
+    for stage, title in (("sam", "Masks (stage `sam`): strict Dice on the validation split, masks drawn from the table of phrases"), ("language", "Words (stage `language`): share of answers right in every token on the validation split")):
         points = [p for p in result["curve"] if p["stage"] == stage]
         if not points:
             text.append(f"{title}: no curve was kept.\n")

@@ -225,9 +225,9 @@ class Dataset:
         theta = torch.tensor(np.stack(drawn.thetas), dtype=torch.float32, device=device)
         owner = torch.tensor(drawn.owners, device=device)
         x, y = self.pixels(drawn.numbers, drawn.masks)
-        x = F.grid_sample(x, F.affine_grid(theta, (len(x), 3, size, size), align_corners=False), mode="bilinear", align_corners=False)
-        half = F.affine_grid(theta, (len(x), 1, size, size), align_corners=False)[owner]
-        y = F.avg_pool2d(F.grid_sample(y, half, mode="bilinear", align_corners=False), 2)[:, 0]
+        grid = F.affine_grid(theta, (len(x), 3, size, size), align_corners=False)
+        x = F.grid_sample(x, grid, mode="bilinear", align_corners=False)
+        y = F.avg_pool2d(F.grid_sample(y, grid[owner], mode="bilinear", align_corners=False), 2)[:, 0]
         return intensity(x, drawn.jitter), owner, torch.tensor(drawn.phrases, device=device), y
 
     def views(self, numbers, size, rng, boxes=0.4):

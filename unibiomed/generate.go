@@ -120,8 +120,8 @@ func (a *answering) generate(ctx context.Context, ids []int32, embeddings []floa
 }
 
 // A decoder feeds an answer to the session, id by id. Answers about masks are much the same from target to target, so the last one is
-// taken as a guess of this one: as long as the answer goes as guessed, up to DecodeAtOnce ids are computed in one run, which costs
-// little more than one of them does. Every id is still the greedy one: what the guess had wrong is taken back. It is prompt lookup
+// taken as a guess of this one: as long as the answer goes as guessed, up to DecodeAtOnce ids are computed in one run, which reads
+// the weights once. Every id is still the greedy one: what the guess had wrong is taken back. It is prompt lookup
 // decoding (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding) with the last answer in the prompt's place.
 type decoder struct {
 	*session

@@ -143,33 +143,30 @@ func TestTargetsAreDecodedTogether(t *testing.T) {
 
 // The last answer is a guess of the next one: where it is right, one run decodes all of it; where it is wrong, nothing changes.
 func TestAnswersAreGuessed(t *testing.T) {
-	cases := goldenCases(t)
-	fresh := map[string][]int32{}
-	for _, c := range cases {
-		if c.Image == "" || c.Tiles > 1 {
-			continue
-		}
-		p := openTiny(t, "f32", Options{})
-		res, err := p.Ask(t.Context(), c.request(t))
-		require.NoError(t, err)
-		require.Equal(t, c.GeneratedIDs, res.TokenIDs)
-		fresh[c.Name] = res.TokenIDs
-	}
-	p := openTiny(t, "f32", Options{})
-	for _, c := range cases {
-		if fresh[c.Name] == nil {
-			continue
-		}
-		for round := range 2 {
-			before := calls(t, p, bindings.StageDecode)
-			res, err := p.Ask(t.Context(), c.request(t))
-			require.NoError(t, err)
-			require.Equal(t, fresh[c.Name], res.TokenIDs, c.Name)
-			require.Equal(t, res.PromptTokens+len(res.TokenIDs)-1, p.session.native.Length(), "what was computed ahead is taken back")
-			if runs := calls(t, p, bindings.StageDecode) - before; round == 1 {
-				require.Equal(t, (len(res.TokenIDs)-1+bindings.DecodeAtOnce-1)/bindings.DecodeAtOnce, int(runs), c.Name)
+	for _, typ := range []string{"f32", "q8_0"} {
+		t.Run(typ, func(t *testing.T) {
+			p := openTiny(t, typ, Options{})
+			for _, c := range goldenCases(t) {
+				if c.Image == "" || c.Tiles > 1 {
+					continue
+				}
+				fresh, err := openTiny(t, typ, Options{}).Ask(t.Context(), c.request(t))
+				require.NoError(t, err)
+				if typ == "f32" {
+					require.Equal(t, c.GeneratedIDs, fresh.TokenIDs)
+				}
+				for round := range 2 {
+					before := calls(t, p, bindings.StageDecode)
+					res, err := p.Ask(t.Context(), c.request(t))
+					require.NoError(t, err)
+					require.Equal(t, fresh.TokenIDs, res.TokenIDs, c.Name)
+					require.Equal(t, res.PromptTokens+len(res.TokenIDs)-1, p.session.native.Length(), "what was computed ahead is taken back")
+					if runs := calls(t, p, bindings.StageDecode) - before; round == 1 {
+						require.Equal(t, (len(res.TokenIDs)-1+bindings.DecodeAtOnce-1)/bindings.DecodeAtOnce, int(runs), c.Name)
+					}
+				}
 			}
-		}
+		})
 	}
 }
 
