@@ -163,6 +163,8 @@ device::~device() {
     if (pool_ != nullptr) ggml_threadpool_free(pool_);
 }
 
+bool device::is_cuda() const { return std::strcmp(ggml_backend_reg_name(ggml_backend_dev_backend_reg(main_)), "CUDA") == 0; }
+
 uint64_t device::memory_free() const {
     size_t free = 0, total = 0;
     ggml_backend_dev_memory(main_, &free, &total);

@@ -30,6 +30,7 @@ class device {
 
     const std::string & name() const { return name_; }
     bool                is_cpu() const { return main_ == cpu_; }
+    bool                is_cuda() const;
     ggml_backend_dev_t  main() const { return main_; }
     int                 n_threads() const { return n_threads_; }
     ggml_threadpool_t   pool() const { return pool_; }

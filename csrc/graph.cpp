@@ -24,7 +24,7 @@ ggml_context * new_graph_context(size_t max_nodes) {
 graph::graph(const device & dev, size_t max_nodes, bool traced)
     : ctx(new_graph_context(max_nodes)), gf(ggml_new_graph_custom(ctx, max_nodes, false)), score_bytes(dev.score_bytes()),
       accelerated(dev.is_cpu() && accel::enabled()),
-      gpu(dev.is_cpu() ? nullptr : dev.main()), owner(ctx), traced(traced) {}
+      gpu(dev.is_cpu() ? nullptr : dev.main()), cuda(dev.is_cuda()), owner(ctx), traced(traced) {}
 
 ggml_tensor * graph::input(ggml_type type, std::initializer_list<int64_t> ne, const void * data) {
     ggml_tensor * t = ggml_new_tensor(ctx, type, int(ne.size()), ne.begin());
@@ -67,9 +67,28 @@ ggml_tensor * graph::tap(const std::string & name, ggml_tensor * t, std::vector<
     return t;
 }
 
+namespace {
+
+// W x on a GPU, where a matrix of all rows is faster than a batch of one for each item. CUDA's products of 16-bit weights round
+// their results to 16 bits and widen them again, unless they are a batch that asks for f32: so the rows become a few items.
+ggml_tensor * gpu_product(const graph & g, ggml_tensor * w, ggml_tensor * x) {
+    if (!ggml_is_contiguous(x)) return ggml_mul_mat(g.ctx, w, x);
+    constexpr int64_t many = 1024;  // below, kernels for few rows take them
+    const int64_t rows = ggml_nrows(x);
+    int64_t items = 1;
+    if (g.cuda && (w->type == GGML_TYPE_F16 || w->type == GGML_TYPE_BF16) && rows >= many) {
+        for (int64_t n : {5, 3, 2}) items = rows % n == 0 ? n : items;
+    }
+    ggml_tensor * y = ggml_mul_mat(g.ctx, w, ggml_reshape_3d(g.ctx, x, x->ne[0], rows / items, items));
+    if (items > 1) ggml_mul_mat_set_prec(y, GGML_PREC_F32);
+    return ggml_reshape_4d(g.ctx, y, y->ne[0], x->ne[1], x->ne[2], x->ne[3]);
+}
+
+} // namespace
+
 ggml_tensor * linear(const graph & g, const linear_weights & w, ggml_tensor * x, accel::epilogue after) {
     after.bias = w.bias;
-    x = ggml_mul_mat(g.ctx, w.weight, x);
+    x = g.gpu != nullptr ? gpu_product(g, w.weight, x) : ggml_mul_mat(g.ctx, w.weight, x);
     if (g.accelerated && accel::fuse(x, after)) return x;
     if (after.bias != nullptr) x = ggml_add(g.ctx, x, after.bias);
     if (after.gelu) x = gelu(g, x);
@@ -202,7 +221,10 @@ stage::stage(std::shared_ptr<const device> d, size_t max_nodes) : dev(std::move(
 
 stage::~stage() = default;
 
-void stage::release() { sched.reset(); }
+void stage::release() {
+    sched.reset();
+    reserved = 0;
+}
 
 // Makes a scheduler that is large enough for the graph.
 void stage::prepare(graph & g) {
@@ -245,6 +267,20 @@ uint64_t stage::measure(const builder & build) {
 
 namespace {
 
+// A hash (FNV-1a) of the operations, types, flags and sizes of a graph: graphs that share it take the same working memory.
+uint64_t shape_of(ggml_cgraph * gf) {
+    uint64_t hash = 14695981039346656037ull;
+    auto add = [&](uint64_t v) { hash = (hash ^ v) * 1099511628211ull; };
+    for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
+        const ggml_tensor * t = ggml_graph_node(gf, i);
+        add(uint64_t(t->op));
+        add(uint64_t(t->type));
+        add(uint64_t(t->flags));
+        for (int64_t n : t->ne) add(uint64_t(n));
+    }
+    return hash;
+}
+
 // What the scheduler's callback sees.
 struct watch {
     const std::function<bool(ggml_tensor *)> wanted;   // observe this node?
@@ -266,17 +302,20 @@ void stage::run(const builder & build, reporter & r, counters & c) {
     uint64_t waited = 0;
     const uint64_t start = now_ns();
 
-    {   // a graph of the same shape first: where memory runs out, this fails, and the allocation below would crash
-        graph g(*dev, max_nodes, r.traced());
-        build(g);
-        prepare(g);
-        if (!ggml_backend_sched_reserve(sched.get(), g.gf)) {
+    auto made = std::make_unique<graph>(*dev, max_nodes, r.traced());
+    build(*made);
+    if (const uint64_t shape = shape_of(made->gf); shape != reserved) {
+        // Reserved first, which leaves the graph used up: where memory runs out this fails, and the allocation below would crash.
+        prepare(*made);
+        if (!ggml_backend_sched_reserve(sched.get(), made->gf)) {
             release();
             fail(UB_E_NOMEM, "working memory of a stage can't be allocated on device %s", dev->name().c_str());
         }
+        reserved = shape;
+        made = std::make_unique<graph>(*dev, max_nodes, r.traced());
+        build(*made);
     }
-    graph g(*dev, max_nodes, r.traced());
-    build(g);
+    graph & g = *made;
     ggml_backend_sched_reset(sched.get());
     if (!ggml_backend_sched_alloc_graph(sched.get(), g.gf)) {
         release();

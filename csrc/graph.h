@@ -37,6 +37,7 @@ class graph {
     const size_t   score_bytes; // what attention() may take for scores
     const bool     accelerated; // on the CPU with accel.h: products take their epilogue, attention is one operation
     const ggml_backend_dev_t gpu; // what computes, null on the CPU
+    const bool     cuda;        // it is one of ggml's CUDA backend
 
     // An input whose data, contiguous, is copied in before the run. data is null only when a graph is measured.
     ggml_tensor * input(ggml_type type, std::initializer_list<int64_t> ne, const void * data);
@@ -124,6 +125,7 @@ class stage {
     std::vector<ggml_backend_t>        raw;
     ggml_backend_sched_ptr             sched;
     size_t                             sched_size = 0;
+    uint64_t                           reserved = 0;  // shape of the graph that memory was last reserved for
 };
 
 } // namespace ub

@@ -307,7 +307,7 @@ int tokenizer::kind(int32_t id) const { return id < 0 || size_t(id) >= kinds.siz
 namespace {
 
 // Positions that llama.cpp computes at once.
-uint32_t micro_batch(const device & dev, uint32_t n_ctx) { return std::min<uint32_t>(n_ctx, dev.is_cpu() ? 256 : 512); }
+uint32_t micro_batch(const device & dev, uint32_t n_ctx) { return std::min<uint32_t>(n_ctx, dev.is_cpu() ? 256 : 1024); }
 
 uint64_t padded(uint32_t n_ctx) { return (uint64_t(n_ctx) + 255) / 256 * 256; }  // as llama.cpp rounds a context
 
@@ -361,6 +361,15 @@ language::language(std::shared_ptr<const gguf_file> f, std::shared_ptr<const dev
     r.check();
     if (!model) fail(UB_E_FORMAT, "%s: llama.cpp can't load it: %s", file->path().c_str(), take_complaints().c_str());
     tok = std::make_unique<tokenizer>(*file, llama_model_get_vocab(model.get()));
+}
+
+void language::embed(int32_t id, float * row) const {
+    const auto * t = file->find("token_embd.weight");
+    const size_t bytes = ggml_row_size(t->type, hparams.n_embd);
+    std::vector<char> stored(bytes);
+    file->read(t->offset + uint64_t(id) * bytes, stored.data(), bytes);
+    if (t->type == GGML_TYPE_F32) std::memcpy(row, stored.data(), bytes);
+    else ggml_get_type_traits(t->type)->to_float(stored.data(), row, hparams.n_embd);
 }
 
 session::session(language & lm, uint32_t n) : lm(lm), n_ctx(n > 0 ? language::context_size(lm.hparams, n) : lm.n_ctx) {
@@ -421,7 +430,7 @@ void session::prefill(const int32_t * ids, int32_t n, const float * embeddings, 
     }
     UB_REQUIRE(rows == n_embeddings, "%d rows of embeddings, %d ids ask for one", n_embeddings, rows);
     std::lock_guard<std::mutex> lock(mutex);
-    append(ids, n, embeddings, results::last, logits, hidden, r, lm.totals[UB_STAGE_PREFILL]);
+    append(ids, n, n_embeddings > 0 ? embeddings : nullptr, results::last, logits, hidden, r, lm.totals[UB_STAGE_PREFILL]);
 }
 
 void session::decode(const int32_t * ids, int32_t n, float * logits, float * hidden) {
@@ -454,28 +463,34 @@ void session::append(const int32_t * ids, int32_t n, const float * embeddings, r
     } at_end{*this, before};
 
     std::vector<int32_t>   pos(static_cast<size_t>(limit)), n_seq(size_t(limit), 1);
-    std::vector<int32_t>   ids_of_run(static_cast<size_t>(limit));
     int32_t                first_seq = 0;
     std::vector<int32_t *> seq(size_t(limit), &first_seq);
     std::vector<int8_t>    want(static_cast<size_t>(limit));
+    std::vector<float>     inputs(embeddings != nullptr ? size_t(std::min(limit, n)) * size_t(h.n_embd) : 0);
     uint64_t ns = 0, flop = 0;
 
     for (int32_t i = 0; i < n;) {
-        // a run of ids, or of embeddings
-        int32_t count = 1;
-        while (count < limit && i + count < n && (ids[i + count] == UB_EMBEDDING) == (ids[i] == UB_EMBEDDING)) ++count;
+        const int32_t count = std::min(limit, n - i);
         for (int32_t k = 0; k < count; ++k) {
             pos[size_t(k)]  = used + k;
             want[size_t(k)] = of == results::each || i + k == n - 1;
         }
         llama_batch b{};
         b.n_tokens = count;
-        if (ids[i] == UB_EMBEDDING) {
-            b.embd = const_cast<float *>(embeddings);
-            embeddings += size_t(count) * size_t(h.n_embd);
+        if (embeddings != nullptr) {
+            // llama.cpp takes ids or embeddings: ids between embeddings become embeddings, which saves a pass over the weights for each change
+            for (int32_t k = 0; k < count; ++k) {
+                float * row = inputs.data() + size_t(k) * size_t(h.n_embd);
+                if (ids[i + k] != UB_EMBEDDING) {
+                    lm.embed(ids[i + k], row);
+                    continue;
+                }
+                std::copy_n(embeddings, h.n_embd, row);
+                embeddings += h.n_embd;
+            }
+            b.embd = inputs.data();
         } else {
-            std::copy_n(ids + i, count, ids_of_run.begin());
-            b.token = ids_of_run.data();
+            b.token = const_cast<int32_t *>(ids + i);
         }
         b.pos = pos.data(); b.n_seq_id = n_seq.data(); b.seq_id = seq.data(); b.logits = want.data();
 

@@ -77,6 +77,8 @@ class language {
   private:
     friend class session;
 
+    void embed(int32_t id, float * row) const;  // the token's embedding, [n_embd]
+
     stage_counters &           totals;
     llama_model_ptr            model;
     std::unique_ptr<tokenizer> tok;

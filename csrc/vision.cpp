@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace ub {
 
@@ -81,20 +80,6 @@ size_t nodes(const vision_hparams & h, const device & dev, int batch) {
     return 256 + size_t(h.blocks) * (40 + attention_nodes(dev, h.tokens(), h.tokens(), h.heads, batch));
 }
 
-// A tile [3, S, S] as patches [N, 3*p*p]: of each patch the channels, and of each channel the rows.
-void unfold(const vision_hparams & h, const float * tile, float * patches) {
-    const int s = h.image_size, p = h.patch_size;
-    for (int py = 0; py < s; py += p) {
-        for (int px = 0; px < s; px += p) {
-            for (int c = 0; c < 3; ++c) {
-                for (int y = 0; y < p; ++y, patches += p) {
-                    std::memcpy(patches, tile + (size_t(c) * s + py + y) * s + px, size_t(p) * sizeof(float));
-                }
-            }
-        }
-    }
-}
-
 } // namespace
 
 vision::vision(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int batch)
@@ -116,16 +101,18 @@ void vision::check(std::shared_ptr<const gguf_file> f) {
 uint64_t vision::measure(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int tile_batch) {
     vision v(std::move(f), dev, tile_batch);
     v.w.pretend(*dev);
-    const uint64_t patches = uint64_t(v.tile_batch) * v.hparams.patches() * 3 * v.hparams.patch_size * v.hparams.patch_size * sizeof(float);
-    return v.tower.measure([&](graph & g) { v.build(g, v.tile_batch, nullptr, nullptr, nullptr); }) + (dev->is_cpu() ? patches : 0);
+    return v.tower.measure([&](graph & g) { v.build(g, v.tile_batch, nullptr, nullptr, nullptr); });
 }
 
-void vision::build(graph & g, int n, const float * patches, float * vit, float * embeddings) const {
+void vision::build(graph & g, int n, const float * tiles, float * vit, float * embeddings) const {
     const int64_t c = hparams.width, tokens = hparams.tokens(), f = hparams.shuffle, side = hparams.side();
 
     // 1. patches to tokens, the class token in front, positions
-    ggml_tensor * x = g.input(GGML_TYPE_F32, {int64_t(3) * hparams.patch_size * hparams.patch_size, tokens - 1, n}, patches);
-    x = linear(g, t.patch_embed, x);                                                                // {C, N, n}
+    const int p = hparams.patch_size;
+    ggml_tensor * x = g.input(GGML_TYPE_F32, {hparams.image_size, hparams.image_size, 3, n}, tiles);
+    ggml_tensor * kernel = ggml_new_tensor_4d(g.ctx, GGML_TYPE_F32, p, p, 3, 1);                     // im2col reads its shape only
+    x = ggml_im2col(g.ctx, kernel, x, p, p, 0, 0, 1, 1, true, GGML_TYPE_F32);                       // {p*p*3, W, W, n}
+    x = linear(g, t.patch_embed, ggml_reshape_3d(g.ctx, x, x->ne[0], tokens - 1, n));               // {C, N, n}
     ggml_tensor * cls = ggml_repeat_4d(g.ctx, t.class_embed, c, 1, n, 1);                           // {C, 1, n}
     x = g.block(ggml_add(g.ctx, ggml_concat(g.ctx, cls, x, 1), t.pos_embed));                       // {C, 1+N, n}
 
@@ -162,17 +149,16 @@ void vision::build(graph & g, int n, const float * patches, float * vit, float *
 void vision::encode(const float * tiles, int n, float * embeddings, reporter & r, counters & c) {
     const size_t tile = size_t(3) * hparams.image_size * hparams.image_size;
     const size_t vit_size = size_t(hparams.tokens()) * hparams.width, embedding_size = size_t(hparams.tile_tokens()) * hparams.projection;
-    std::vector<float> vit(r.traced() ? size_t(n) * vit_size : 0), patches(size_t(std::min(n, tile_batch)) * tile);
+    std::vector<float> vit(r.traced() ? size_t(n) * vit_size : 0);
 
     turn my_turn(queue);
     // on a CPU working memory takes a moment to get back, and hundreds of megabytes to keep
     struct give_back { stage & s; ~give_back() { if (s.dev->is_cpu()) s.release(); } } at_end{tower};
     for (int from = 0; from < n; from += tile_batch) {
         const int count = std::min(tile_batch, n - from);
-        for (int i = 0; i < count; ++i) unfold(hparams, tiles + size_t(from + i) * tile, patches.data() + size_t(i) * tile);
         r.range(float(from) / float(n), float(from + count) / float(n));
         tower.run([&](graph & g) {
-            build(g, count, patches.data(), r.traced() ? vit.data() + size_t(from) * vit_size : nullptr, embeddings + size_t(from) * embedding_size);
+            build(g, count, tiles + size_t(from) * tile, r.traced() ? vit.data() + size_t(from) * vit_size : nullptr, embeddings + size_t(from) * embedding_size);
         }, r, c);
         c.items += uint64_t(count);
     }

@@ -51,7 +51,7 @@ class vision {
     // Bytes of working memory.
     static uint64_t measure(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int tile_batch);
     // Tiles that a pass takes when the caller does not say: batches don't speed a CPU up.
-    static int default_batch(const device & dev) { return dev.is_cpu() ? 1 : 8; }
+    static int default_batch(const device & dev) { return dev.is_cpu() ? 1 : 16; }
 
     // tile_batch 0: default_batch.
     vision(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int tile_batch, reporter & r);
@@ -63,8 +63,8 @@ class vision {
 
   private:
     vision(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int tile_batch);
-    // patches {3*p*p, N, n} -> outputs; null pointers in a measured graph.
-    void build(graph & g, int n, const float * patches, float * vit, float * embeddings) const;
+    // tiles {S, S, 3, n} -> outputs; null pointers in a measured graph.
+    void build(graph & g, int n, const float * tiles, float * vit, float * embeddings) const;
 
     weights        w;
     vision_weights t;

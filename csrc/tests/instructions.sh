@@ -3,7 +3,7 @@
 # Time on a shared machine can't guard speed, a count can. Raise or lower `kept` with the change that moves it, and say why.
 set -euo pipefail
 
-kept=32868433          # with AVX2, oneDNN 2.6.3, GCC 12
+kept=30399133          # with AVX2, oneDNN 2.6.3, GCC 12
 band=3          # per cent, for compilers and libraries
 
 skip() { echo "SKIP: $*"; exit 77; }
