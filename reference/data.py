@@ -38,6 +38,8 @@ FAMILY = {
 }  # fmt: skip
 
 
+COLOURED = {"dermoscopy", "endoscopy", "fundus", "pathology"}
+
 # How often the masks stage sees each kind of image: more often where shapes are hard.
 SHARE = {
     "ct": 0.14, "dermoscopy": 0.06, "endoscopy": 0.12, "fundus": 0.15, "mri": 0.13, "oct": 0.13, "pathology": 0.07, "pet": 0.04,
@@ -64,13 +66,15 @@ class Row:
 
 @dataclass
 class Jitter:
-    """How the grey values of B images change, f32 [B, 1 or 3, 1, 1] each; blurred is bool [B]. See `intensity`."""
+    """How the values of B images change, see `intensity`: gamma, shift and sigma f32 [B, 1, 1, 1], mix [B, 3, 3], light [B, 1, 4, 4],
+    coarse [B]."""
 
     gamma: np.ndarray
-    gain: np.ndarray
+    mix: np.ndarray
     shift: np.ndarray
+    light: np.ndarray
     sigma: np.ndarray
-    blurred: np.ndarray
+    coarse: np.ndarray
     seed: int
 
 
@@ -80,6 +84,7 @@ class Drawn:
 
     numbers: np.ndarray
     thetas: list
+    bends: np.ndarray
     owners: list
     phrases: list
     masks: list
@@ -206,7 +211,7 @@ class Dataset:
 
     def draw(self, numbers, rng):
         """Draws how to augment images and what to ask of each."""
-        drawn = Drawn(numbers, [], [], [], [], jitters(len(numbers), rng))
+        drawn = Drawn(numbers, [], bends(len(numbers), rng), [], [], [], jitters([self.rows[i].family for i in numbers], rng))
         for b, i in enumerate(numbers):
             row = self.rows[i]
             theta, mirrored = affine(row.info["source"], rng)
@@ -222,10 +227,9 @@ class Dataset:
 
         Returns uint8-valued f32 [B, 3, size, size], the image of each target [n], phrase ids [n] and masks [n, size/2, size/2] in 0..1.
         """
-        theta = torch.tensor(np.stack(drawn.thetas), dtype=torch.float32, device=device)
         owner = torch.tensor(drawn.owners, device=device)
         x, y = self.pixels(drawn.numbers, drawn.masks)
-        grid = F.affine_grid(theta, (len(x), 3, size, size), align_corners=False)
+        grid = warp(drawn.thetas, drawn.bends, size, device)
         x = F.grid_sample(x, grid, mode="bilinear", align_corners=False)
         y = F.avg_pool2d(F.grid_sample(y, grid[owner], mode="bilinear", align_corners=False), 2)[:, 0]
         return intensity(x, drawn.jitter), owner, torch.tensor(drawn.phrases, device=device), y
@@ -237,11 +241,10 @@ class Dataset:
         weight [B, classes] (0 where nobody annotated the class), and for every view a function that counts components.
         """
         grid_of = [affine(self.rows[i].info["source"], rng) for i in numbers]
-        theta = torch.tensor(np.stack([t for t, _ in grid_of]), dtype=torch.float32)
-        grid = F.affine_grid(theta, (len(numbers), 3, size, size), align_corners=False)
+        grid = warp([t for t, _ in grid_of], bends(len(numbers), rng), size)
         owner = [b for b, i in enumerate(numbers) for _ in self.rows[i].masks]
         raw, y = self.pixels(numbers, [k for i in numbers for k in self.rows[i].masks])
-        x = intensity(F.grid_sample(raw, grid, mode="bilinear", align_corners=False), jitters(len(numbers), rng))
+        x = intensity(F.grid_sample(raw, grid, mode="bilinear", align_corners=False), jitters([self.rows[i].family for i in numbers], rng))
         y = F.grid_sample(y, grid[owner], mode="bilinear", align_corners=False)
         coverage = F.adaptive_avg_pool2d(y, 16)[:, 0]
         coarse = F.adaptive_max_pool2d(y, 56)[:, 0] > 0.5
@@ -344,9 +347,9 @@ def swap_sides(phrase):
 def affine(source, rng):
     """A random output-to-input map [2, 3] for affine_grid, and whether it mirrors the image."""
     free, mirror = source in FREE, source in MIRROR and rng.random() < 0.5
-    angle = rng.uniform(-math.pi, math.pi) if free else rng.normal(0, 0.12)
-    scale = math.exp(rng.normal(-0.05, 0.17))
-    stretch = math.exp(rng.normal(0, 0.08))
+    angle = rng.uniform(-math.pi, math.pi) if free else rng.normal(0, 0.17)
+    scale = math.exp(rng.normal(-0.05, 0.2))
+    stretch = math.exp(rng.normal(0, 0.1))
     c, s = math.cos(angle) * scale, math.sin(angle) * scale
     a = np.array([[c * stretch, -s], [s * stretch, c]])
     if mirror:
@@ -355,22 +358,45 @@ def affine(source, rng):
     return np.concatenate([a, rng.uniform(-reach, reach, (2, 1))], axis=1), mirror
 
 
-def jitters(count, rng):
-    """What `intensity` does to each of `count` images."""
-    on, blurred, noisy = rng.random((3, count, 1, 1, 1)) < np.array([0.8, 0.1, 0.15]).reshape(3, 1, 1, 1, 1)
-    normal = lambda sigma, channels=1: rng.normal(0, sigma, (count, channels, 1, 1)) * on
-    gamma, tint, gain, shift = np.exp(normal(0.2)), normal(0.03, 3), np.exp(normal(0.12)), normal(0.04)
-    values = (gamma, gain + tint, shift, noisy * rng.uniform(0.01, 0.05, (count, 1, 1, 1)))
-    return Jitter(*(v.astype(np.float32) for v in values), blurred.reshape(-1), int(rng.integers(2**62)))
+def bends(count, rng):
+    """Elastic deformations of `count` images, half of them none: shifts [B, 2, 6, 6] of a coarse grid, in halves of an image."""
+    return (rng.normal(0, 0.025, (count, 2, 6, 6)) * (rng.random((count, 1, 1, 1)) < 0.5)).astype(np.float32)
+
+
+def warp(thetas, bent, size, device="cpu"):
+    """The sampling grid [B, size, size, 2] of maps [2, 3] and elastic shifts [B, 2, 6, 6]."""
+    theta = torch.tensor(np.stack(thetas), dtype=torch.float32, device=device)
+    grid = F.affine_grid(theta, (len(theta), 3, size, size), align_corners=False)
+    fine = F.interpolate(torch.from_numpy(bent).to(device), size=(size, size), mode="bicubic", align_corners=True)
+    return grid + fine.permute(0, 2, 3, 1)
+
+
+def jitters(families, rng):
+    """What `intensity` does to an image of each family: colours move where images have some."""
+    count = len(families)
+    on, lit, coarse, noisy = rng.random((4, count, 1, 1, 1)) < np.array([0.8, 0.4, 0.15, 0.15]).reshape(4, 1, 1, 1, 1)
+    normal = lambda sigma: rng.normal(0, sigma, (count, 1, 1, 1)) * on
+    gamma, gain, shift = np.exp(normal(0.25)), np.exp(normal(0.15)), normal(0.05)
+    hue = np.array([0.08 if f in COLOURED else 0.02 for f in families]).reshape(count, 1, 1)
+    mix = (np.eye(3) + rng.normal(0, 1, (count, 3, 3)) * hue * on[..., 0]) * gain[..., 0]
+    light = rng.normal(0, 0.15, (count, 1, 4, 4)) * lit
+    sigma = noisy * rng.uniform(0.01, 0.05, (count, 1, 1, 1))
+    sharpness = np.where(coarse.reshape(-1), rng.uniform(0.35, 0.8, count), 1)
+    values = (gamma, mix, shift, light, sigma, sharpness)
+    return Jitter(*(v.astype(np.float32) for v in values), int(rng.integers(2**62)))
 
 
 def intensity(x, jitter):
-    """Gamma, contrast with tint, brightness, blur and noise of [B, 3, S, S] in 0..255, rounded to levels."""
-    gamma, gain, shift, sigma = (torch.from_numpy(v).to(x.device) for v in (jitter.gamma, jitter.gain, jitter.shift, jitter.sigma))
+    """Gamma, contrast with mixed channels, brightness, uneven light, coarser pixels and noise of [B, 3, S, S] in 0..255, rounded to levels."""
+    gamma, mix, shift, light, sigma = (
+        torch.from_numpy(v).to(x.device) for v in (jitter.gamma, jitter.mix, jitter.shift, jitter.light, jitter.sigma)
+    )
     x = (x / 255).clamp_min(0) ** gamma
-    x = x * gain + shift * (x > 0)
-    for b in np.flatnonzero(jitter.blurred):
-        x[b] = F.avg_pool2d(x[b][None], 3, 1, 1)[0]
+    x = torch.einsum("bchw,bdc->bdhw", x, mix) + shift * (x > 0)
+    x = x * F.interpolate(light, size=x.shape[2:], mode="bilinear", align_corners=True).exp()
+    for b in np.flatnonzero(jitter.coarse < 1):
+        small = F.interpolate(x[b][None], scale_factor=float(jitter.coarse[b]), mode="bilinear", antialias=True)
+        x[b] = F.interpolate(small, size=x.shape[2:], mode="bilinear")[0]
     noise = torch.Generator(x.device).manual_seed(jitter.seed)
     for b in np.flatnonzero(jitter.sigma):
         x[b] += torch.randn(x[b].shape, generator=noise, device=x.device) * sigma[b]

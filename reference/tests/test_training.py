@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from .. import texts, tokenizer
-from ..data import Jitter, components, intensity, jitters, swap_sides
+from ..data import Jitter, bends, components, intensity, jitters, swap_sides, warp
 from ..evaluate import draw_box, largest_box
 from ..language import LanguageConfig
 from ..model import UniBiomed
@@ -120,13 +120,23 @@ def test_mask_loss_wants_shapes_where_targets_are_and_nothing_elsewhere():
 def test_intensity():
     x = torch.arange(2 * 3 * 64.0).reshape(2, 3, 8, 8) % 256
     one, none = np.ones((2, 1, 1, 1), np.float32), np.zeros((2, 1, 1, 1), np.float32)
-    still = Jitter(one, one, none, none, np.zeros(2, bool), 1)
+    mix = np.stack([np.eye(3, dtype=np.float32)] * 2)
+    still = Jitter(one, mix, none, none, none, np.ones(2, np.float32), 1)
     assert torch.equal(intensity(x.clone(), still), x)
-    drawn = jitters(2, np.random.default_rng(3))
+    drawn = jitters(["oct", "fundus"], np.random.default_rng(3))
     drawn.sigma[:] = 0.05
     first = intensity(x.clone(), drawn)
     assert torch.equal(first, intensity(x.clone(), drawn)), "the noise is drawn with the batch"
     assert torch.equal(first, first.round()) and first.min() >= 0 and first.max() <= 255 and not torch.equal(first, x)
+
+
+def test_warp_bends_no_grid_without_shifts():
+    theta = np.array([[1.0, 0, 0], [0, 1, 0]])
+    flat = torch.nn.functional.affine_grid(torch.tensor(theta[None], dtype=torch.float32), (1, 3, 12, 12), align_corners=False)
+    assert torch.equal(warp([theta], np.zeros((1, 2, 6, 6), np.float32), 12), flat)
+    drawn = bends(64, np.random.default_rng(2))
+    bent = warp([theta] * 64, drawn, 12) - flat
+    assert 20 < int(bent.flatten(1).any(1).sum()) < 44 and bent.abs().max() < 0.2
 
 
 def test_loader_makes_the_same_batches_in_order():
