@@ -28,8 +28,9 @@ MIRROR = FREE | {
 }  # fmt: skip
 
 # Image-level labels of these sources name the only class an image has, so their other classes tell look-alikes apart.
-# They are asked less often as absent targets: a phrase that is plausible for the image should give a mask.
-LOOK_ALIKE = {"isic2017", "ebhi_seg", "bhsd", "kermany_oct", "brisc2025", "breast_lesions_usg", "liver_us_zenodo"}
+# They are asked less often as absent targets: a phrase that is plausible for the image should give a mask. So should it for the larynx,
+# where one patient can't teach when a vocal fold is out of sight.
+LOOK_ALIKE = {"isic2017", "ebhi_seg", "bhsd", "kermany_oct", "brisc2025", "breast_lesions_usg", "liver_us_zenodo", "vocalfolds"}
 
 FAMILY = {
     "CT": "ct", "MRI": "mri", "MRI-FLAIR": "mri", "MRI-T1": "mri", "MRI-T1-Gd": "mri", "MRI-T2": "mri", "OCT": "oct", "PET": "pet",
@@ -42,8 +43,8 @@ COLOURED = {"dermoscopy", "endoscopy", "fundus", "pathology"}
 
 # How often the masks stage sees each kind of image: more often where shapes are hard.
 SHARE = {
-    "ct": 0.14, "dermoscopy": 0.06, "endoscopy": 0.12, "fundus": 0.15, "mri": 0.13, "oct": 0.13, "pathology": 0.07, "pet": 0.04,
-    "ultrasound": 0.11, "xray": 0.05,
+    "ct": 0.15, "dermoscopy": 0.06, "endoscopy": 0.12, "fundus": 0.14, "mri": 0.14, "oct": 0.16, "pathology": 0.06, "pet": 0.04,
+    "ultrasound": 0.09, "xray": 0.04,
 }  # fmt: skip
 
 
