@@ -186,7 +186,7 @@ class Dataset:
         for some in keys:
             for key in some:
                 count[key] = count.get(key, 0) + 1
-        w = np.array([np.mean([count[key] ** -0.4 for key in some]) * (1 if self.rows[i].phrases else 0.5) for i, some in zip(numbers, keys)])
+        w = np.array([np.mean([count[key] ** -0.55 for key in some]) * (1 if self.rows[i].phrases else 0.5) for i, some in zip(numbers, keys)])
         return w / w.sum()
 
     def mask_weights(self):

@@ -187,7 +187,8 @@ class Loader:
 
     @staticmethod
     def begin(make):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # In a group of their own: a signal to the group of the training must not kill them, or it would wait for their batch for ever.
+        os.setpgrp()
         torch.set_num_threads(1)
         Loader.task = staticmethod(make)
 

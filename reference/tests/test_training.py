@@ -1,5 +1,9 @@
 """Pieces of the training code that could be wrong without being noticed."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -15,6 +19,7 @@ from ..muon import Muon, orthogonal
 from ..train import Loader, Packed, Reader, drop_paths, mask_loss, normalise, rate
 from ..vision import VisionConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 VISION = VisionConfig(image_size=56, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
 
 
@@ -147,6 +152,23 @@ def test_loader_makes_the_same_batches_in_order():
             assert str(pool.batch(step)) == str(alone.batch(step))
     finally:
         pool.close()
+
+
+def test_loader_outlives_a_signal_to_the_group():
+    """`timeout` and Ctrl-C signal the whole group of a training, which then makes its last step and saves."""
+    code = """
+import os, signal, sys
+from reference.train import Loader
+os.setpgrp()
+signal.signal(signal.SIGTERM, lambda *a: print("asked to stop", flush=True))
+pool = Loader(lambda step: step, 2)
+pool.batch(0)
+os.killpg(0, signal.SIGTERM)
+print([pool.batch(k) for k in range(1, 20)][-1])
+pool.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n")[:2] == ["asked to stop", "19"], done
 
 
 def test_rate():
