@@ -23,6 +23,7 @@ type makeFlags struct {
 	Vision    string   `placeholder:"T" help:"Type of the vision tower."`
 	Grounding string   `placeholder:"T" help:"Type of SAM 2."`
 	Tensor    []string `sep:"none" placeholder:"PATTERN=T" help:"Type of the matrices whose name in the GGUF file matches, whatever their part's type. May be repeated; the last that matches holds."`
+	MaxError  float64  `default:"0.03" placeholder:"E" help:"A matrix that q8_0 would change more than this is stored as f16: root mean square over input channels of each channel's relative error; values spread evenly err by 0.0054. 0: whatever the error."`
 	Name      string   `placeholder:"NAME" help:"Name of the model. Default: the checkpoint's own, or that of the folder."`
 	Overwrite bool     `help:"Replace a folder that holds a model and nothing else."`
 	Threads   int      `placeholder:"N" help:"CPU threads for packing. Default: the number of physical cores."`
@@ -36,7 +37,14 @@ func (f makeFlags) make(ctx context.Context, s *streams, source, fallback string
 	if f.Threads < 0 {
 		return usagef("--threads: %d is not a number of threads", f.Threads)
 	}
+	if !(f.MaxError >= 0) {
+		return usagef("--max-error: %g, want 0 or more", f.MaxError)
+	}
+	if f.MaxError == 0 {
+		f.MaxError = -1
+	}
 	o := checkpoint.Options{
+		MaxError:  f.MaxError,
 		Language:  cmp.Or(f.Language, f.Type, fallback),
 		Vision:    cmp.Or(f.Vision, f.Type, fallback),
 		Grounding: cmp.Or(f.Grounding, f.Type, fallback),
@@ -121,18 +129,26 @@ func summaryDocument(dir string, s *checkpoint.Summary) any {
 		Wanted    string `json:"wanted"`
 		Used      string `json:"used"`
 	}
+	type kept struct {
+		Tensor string  `json:"tensor"`
+		Error  float64 `json:"error"`
+	}
 	type part struct {
 		Part      checkpoint.Part `json:"part"`
 		Type      string          `json:"type"`
 		Bytes     int64           `json:"bytes"`
 		Tensors   map[string]int  `json:"tensors"`
 		Fallbacks []fallback      `json:"fallbacks"`
+		Kept      []kept          `json:"kept"` // as f16, where q8_0 would change them too much
 	}
 	parts := []part{}
 	for _, p := range s.Parts {
-		doc := part{p.Part, p.Type, p.Bytes, p.Tensors, []fallback{}}
+		doc := part{p.Part, p.Type, p.Bytes, p.Tensors, []fallback{}, []kept{}}
 		for _, f := range p.Fallbacks {
 			doc.Fallbacks = append(doc.Fallbacks, fallback(f))
+		}
+		for _, k := range p.Kept {
+			doc.Kept = append(doc.Kept, kept(k))
 		}
 		parts = append(parts, doc)
 	}
@@ -163,6 +179,9 @@ func printSummary(w io.Writer, dir string, s *checkpoint.Summary) error {
 		}
 		for _, kind := range slices.Sorted(maps.Keys(kinds)) {
 			fmt.Fprintf(w, "  %s: %d tensors: %s\n", p.Part, kinds[kind], kind)
+		}
+		for _, k := range p.Kept {
+			fmt.Fprintf(w, "  %s: %s: stored as f16, q8_0 would change it by %.3f\n", p.Part, k.Tensor, k.Error)
 		}
 	}
 	return nil

@@ -30,6 +30,9 @@ type Options struct {
 	Language, Vision, Grounding string
 	// Tensors stores single matrices in types of their own. Of several that match a tensor the last one holds.
 	Tensors []TensorType
+	// MaxError is how much q8_0 may change a matrix: one that it changes more is stored as f16, unless Tensors names it. It is the root mean square
+	// over input channels of each channel's relative error, measured on up to 256 rows. 0 stands for DefaultMaxError, less for no bound.
+	MaxError float64
 	// Quantizer packs the quantized types; f32, f16 and bf16 do without.
 	Quantizer Quantizer
 	// Name of the model. It defaults to the checkpoint's own name, then to that of the destination folder.
@@ -123,6 +126,7 @@ type PartSummary struct {
 	Bytes     int64
 	Tensors   map[string]int // how many are stored in each type
 	Fallbacks []Fallback     // tensors whose rows the type can't hold
+	Kept      []Kept         // matrices stored as f16 in place of q8_0
 }
 
 // A Fallback is a tensor stored in another type than its part's.
@@ -137,6 +141,8 @@ type job struct {
 	rule rule
 	bake *bake      // nil: the tensor of the rule
 	keep *gguf.Type // the type to store it in; nil: as the part's scheme says
+	read rowReader  // of the source; nil where rows do not lie there as they are stored
+	file string     // of the source, for errors
 	out  gguf.Tensor
 }
 
@@ -263,9 +269,15 @@ func jobs(tensors *safetensors.Folder, wanted []rule, bakes []bake) []job {
 	var out []job
 	for _, file := range tensors.Files {
 		for _, t := range file.Tensors {
-			if r, ok := byName[t.Name]; ok {
-				out = append(out, job{rule: r, out: gguf.Tensor{Name: r.to, Shape: r.shape}})
+			r, ok := byName[t.Name]
+			if !ok {
+				continue
 			}
+			j := job{rule: r, file: file.Name, out: gguf.Tensor{Name: r.to, Shape: r.shape}}
+			if !r.deconv {
+				j.read = func(row int64, dst []float32) error { return file.ReadFloats(t, row*int64(len(dst)), dst) }
+			}
+			out = append(out, j)
 		}
 	}
 	for i := range bakes {
@@ -319,6 +331,15 @@ func (p *pass) open(kv map[Part][]gguf.KV, all []job) error {
 			stored, wanted := scheme.typeOf(part, j.out.Name, j.out.Shape, p.tied)
 			if j.keep != nil && !has {
 				stored = *j.keep
+			} else if !has && wanted == gguf.Q8_0 && stored == gguf.Q8_0 && j.read != nil {
+				e, err := p.q8Error(*j)
+				if err != nil {
+					return err
+				}
+				if e > p.o.maxError() {
+					stored, wanted = gguf.F16, gguf.F16
+					s.Kept = append(s.Kept, Kept{j.out.Name, e})
+				}
 			}
 			j.out.Type = stored
 			s.Tensors[stored.String()]++

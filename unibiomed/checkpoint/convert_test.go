@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -423,6 +424,74 @@ func TestTensorsOfTheirOwnType(t *testing.T) {
 	}
 	_, err = Convert(ctx, source, to("bad"), Options{Tensors: []TensorType{{"blk.*", "q8_0"}}})
 	require.ErrorContains(t, err, "q8_0 needs a Quantizer")
+}
+
+// A few input channels far above the rest leave those of their blocks no digits: such a matrix is stored as f16.
+func TestMatricesThatQ8WouldHurtAreKept(t *testing.T) {
+	const name, hurt, flat = "blocks.0.attn.qkv.weight", "vision_model.encoder.layers.0.attn.qkv.weight", "vision_model.encoder.layers.1.attn.qkv.weight"
+	f := newFake(3)
+	f.tensors = func(all []fakeTensor) []fakeTensor {
+		for _, x := range all {
+			if x.name == hurt {
+				for i := 0; i < len(x.data); i += int(x.shape[1]) {
+					x.data[i+3] *= 100
+				}
+			}
+			if x.name == flat { // rows apart by as much do no harm: a block lies within a row
+				for i := range x.data[:x.shape[1]] {
+					x.data[i] *= 100
+				}
+			}
+		}
+		return all
+	}
+	dir := t.TempDir()
+	to := func(name string) string { return filepath.Join(dir, name) }
+	ctx := context.Background()
+	source := f.write(t)
+	_, err := Convert(ctx, source, to("f32"), Options{})
+	require.NoError(t, err)
+	for _, tt := range []struct {
+		name  string
+		o     Options
+		kept  bool
+		limit float64
+	}{
+		{"default", Options{}, true, DefaultMaxError},
+		{"no bound", Options{MaxError: -1}, false, 0},
+		{"high bound", Options{MaxError: 2}, false, 0},
+		{"named", Options{Tensors: []TensorType{{name, "q8_0"}}}, false, 0},
+		{"other type", Options{Vision: "q4_0"}, false, 0},
+	} {
+		tt.o.Vision, tt.o.Quantizer = cmp.Or(tt.o.Vision, "q8_0"), blocks
+		made := map[string]func(dest string) (*Summary, error){
+			"convert":  func(dest string) (*Summary, error) { return Convert(ctx, source, dest, tt.o) },
+			"quantize": func(dest string) (*Summary, error) { return Quantize(ctx, to("f32"), dest, tt.o) },
+		}
+		for verb, run := range made {
+			t.Run(verb+" "+tt.name, func(t *testing.T) {
+				dest := filepath.Join(t.TempDir(), "model")
+				s, err := run(dest)
+				require.NoError(t, err)
+				_, files := openModel(t, dest)
+				got, _ := files[Vision].Tensor(name)
+				want := map[bool]gguf.Type{true: gguf.F16, false: gguf.Q8_0}[tt.kept]
+				if tt.o.Vision == "q4_0" {
+					want = gguf.Q4_0
+				}
+				require.Equal(t, want, got.Type)
+				for _, p := range s.Parts {
+					if p.Part != Vision || !tt.kept {
+						require.Empty(t, p.Kept)
+						continue
+					}
+					require.Len(t, p.Kept, 1)
+					require.Equal(t, name, p.Kept[0].Tensor)
+					require.Greater(t, p.Kept[0].Error, 5*tt.limit)
+				}
+			})
+		}
+	}
 }
 
 func TestTokenizerArrays(t *testing.T) {

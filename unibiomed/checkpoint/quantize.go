@@ -68,7 +68,17 @@ func Quantize(ctx context.Context, source, dest string, o Options) (*Summary, er
 		p.total += f.Size
 		slices.SortFunc(f.Tensors, func(a, b gguf.Tensor) int { return cmp.Compare(a.Start, b.Start) })
 		for _, t := range f.Tensors {
-			j := job{rule: rule{part: part, from: t.Name}, out: gguf.Tensor{Name: t.Name, Shape: t.Shape}}
+			j := job{rule: rule{part: part, from: t.Name}, file: f.Name, out: gguf.Tensor{Name: t.Name, Shape: t.Shape}}
+			if widen := floats(t.Type); widen != nil {
+				j.read = func(row int64, dst []float32) error {
+					bytes, _ := t.Type.RowBytes(int64(len(dst))) // the reader has checked the shape
+					raw := make([]byte, bytes)
+					if err := f.Read(t, row*bytes, raw); err != nil {
+						return err
+					}
+					return widen(dst, raw)
+				}
+			}
 			if o.typeName(part) == from[string(part)] {
 				j.keep = &t.Type
 			}
