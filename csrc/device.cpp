@@ -174,6 +174,12 @@ uint64_t device::memory_free() const {
     return free;
 }
 
+bool device::is_roomy() const {
+    size_t free = 0, total = 0;
+    ggml_backend_dev_memory(main_, &free, &total);
+    return !is_cpu() && total >= size_t(8) << 30;
+}
+
 std::vector<ggml_backend_ptr> device::backends() const {
     std::vector<ggml_backend_ptr> list;
     auto add = [&](ggml_backend_dev_t dev) {

@@ -35,6 +35,8 @@ class device {
     int                 n_threads() const { return n_threads_; }
     ggml_threadpool_t   pool() const { return pool_; }
     uint64_t            memory_free() const;  // bytes, now
+    // A GPU that has room for large batches: 8 GiB or more.
+    bool                is_roomy() const;
 
     // New backends in order of preference, the CPU last: what a scheduler takes. They share the pool.
     std::vector<ggml_backend_ptr> backends() const;

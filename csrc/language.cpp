@@ -307,7 +307,7 @@ int tokenizer::kind(int32_t id) const { return id < 0 || size_t(id) >= kinds.siz
 namespace {
 
 // Positions that llama.cpp computes at once.
-uint32_t micro_batch(const device & dev, uint32_t n_ctx) { return std::min<uint32_t>(n_ctx, dev.is_cpu() ? 256 : 1024); }
+uint32_t micro_batch(const device & dev, uint32_t n_ctx) { return std::min<uint32_t>(n_ctx, dev.is_cpu() ? 256 : dev.is_roomy() ? 1024 : 512); }
 
 uint64_t padded(uint32_t n_ctx) { return (uint64_t(n_ctx) + 255) / 256 * 256; }  // as llama.cpp rounds a context
 

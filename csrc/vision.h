@@ -51,7 +51,7 @@ class vision {
     // Bytes of working memory.
     static uint64_t measure(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int tile_batch);
     // Tiles that a pass takes when the caller does not say: batches don't speed a CPU up.
-    static int default_batch(const device & dev) { return dev.is_cpu() ? 1 : 16; }
+    static int default_batch(const device & dev) { return dev.is_cpu() ? 1 : dev.is_roomy() ? 16 : 4; }
 
     // tile_batch 0: default_batch.
     vision(std::shared_ptr<const gguf_file> f, std::shared_ptr<const device> dev, int tile_batch, reporter & r);
