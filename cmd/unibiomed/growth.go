@@ -217,7 +217,7 @@ func plotGrowth(name string, d *benchDocument) error {
 	}
 	const side = 8 * vg.Centimeter
 	canvas := canvasFor(name, side*vg.Length(len(row)), side)
-	cells := plot.Align([][]*plot.Plot{row}, draw.Tiles{Rows: 1, Cols: len(row), PadX: vg.Millimeter * 4}, draw.New(canvas))
+	cells := plot.Align([][]*plot.Plot{row}, draw.Tiles{Rows: 1, Cols: len(row), PadX: vg.Millimeter * 4, PadRight: vg.Millimeter * 4, PadTop: vg.Millimeter * 2}, draw.New(canvas))
 	for i, p := range row {
 		p.Draw(cells[0][i])
 	}
