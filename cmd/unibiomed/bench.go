@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -110,7 +111,8 @@ type benchDocument struct {
 		Go       uint64        `json:"go"`             // of it, what Go's heap took: pixels, tiles, tables
 		OverPlan float64       `json:"peak_over_plan"` // of the rest above Before
 	} `json:"memory"`
-	Notice string `json:"notice"`
+	Interrupted bool   `json:"interrupted,omitempty"` // --slices or --growth was: what had been measured is here
+	Notice      string `json:"notice"`
 }
 
 // The two questions; what they say does not matter to what they cost.
@@ -189,11 +191,12 @@ func (c *benchCmd) Run(ctx context.Context, s *streams) error {
 	if err := b.peak(); err != nil {
 		return err
 	}
-	if err := b.volume(ctx); err != nil {
-		return err
+	extras := b.volume(ctx)
+	if extras == nil {
+		extras = b.growth(ctx)
 	}
-	if err := b.growth(ctx); err != nil {
-		return err
+	if doc.Interrupted = ctx.Err() != nil; extras != nil && !doc.Interrupted {
+		return extras
 	}
 	if err := b.operations(); err != nil {
 		return err
@@ -204,7 +207,7 @@ func (c *benchCmd) Run(ctx context.Context, s *streams) error {
 	} else {
 		err = doc.print(s.out)
 	}
-	if err != nil {
+	if err := cmp.Or(extras, err); err != nil {
 		return err
 	}
 	return doc.checkFallback()

@@ -172,6 +172,7 @@ func (b *bench) growth(ctx context.Context) error {
 		for _, n := range series.sizes {
 			p, err := series.run(n)
 			if err != nil {
+				b.doc.Growth = append(b.doc.Growth, g)
 				return err
 			}
 			g.Points = append(g.Points, p)

@@ -253,6 +253,30 @@ func damage(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o644))
 }
 
+// What bench has measured is printed when it is interrupted in a volume or in growth, which may take long.
+func TestAnInterruptedBenchPrintsWhatItHas(t *testing.T) {
+	args := []string{"bench", "--model", tinyModel(t), "--repeat", "1", "--new-tokens", "1", "--masks", "1", "--slices", "1000000", "--json"}
+	for wait := 4 * time.Second; wait < 5*time.Minute; wait *= 2 { // until the stages are done and the volume is under way
+		ctx, cancel := context.WithTimeout(context.Background(), wait)
+		var stdout, stderr bytes.Buffer
+		code := run(ctx, args, &stdout, &stderr)
+		cancel()
+		require.Equal(t, exitInterrupted, code, stderr.String())
+		if stdout.Len() == 0 {
+			continue
+		}
+		var doc benchDocument
+		require.NoError(t, json.Unmarshal(stdout.Bytes(), &doc))
+		require.True(t, doc.Interrupted)
+		require.NotEmpty(t, doc.Stages)
+		require.NotEmpty(t, doc.Answers)
+		require.NotNil(t, doc.Memory.Plan)
+		require.Nil(t, doc.Volume)
+		return
+	}
+	t.Fatal("the stages were never done")
+}
+
 // Ctrl-C cancels the context that main makes: the command ends soon, says nothing of success, and leaves no file.
 func TestInterrupted(t *testing.T) {
 	model := tinyModel(t)
