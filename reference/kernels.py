@@ -39,7 +39,7 @@ class Info(c.Structure):  # the fields up to mask_image_size
     _fields_ = [("size", c.c_uint32)] + [
         (name, c.c_int32)
         for name in "n_vocab n_embd n_layer n_ctx_train tile_size tile_tokens tile_min tile_max tile_thumbnail vit_tokens vit_embd".split()
-    ] + [("mean_std", c.c_float * 6), ("mask_image_size", c.c_int32), ("rest", c.c_int32 * 8), ("mask_mean_std", c.c_float * 6)]  # fmt: skip
+    ] + [("mean_std", c.c_float * 6), ("mask_image_size", c.c_int32), ("rest", c.c_int32 * 7), ("mask_mean_std", c.c_float * 6)]  # fmt: skip
 
 
 class Model:

@@ -189,6 +189,7 @@ class Loader:
     def begin(make):
         # In a group of their own: a signal to the group of the training must not kill them, or it would wait for their batch for ever.
         os.setpgrp()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the training's own: `close` ends them with it
         torch.set_num_threads(1)
         Loader.task = staticmethod(make)
 
