@@ -35,7 +35,7 @@ class Params(c.Structure):
     ]  # fmt: skip
 
 
-class Info(c.Structure):  # the fields up to mask_image_size
+class Info(c.Structure):
     _fields_ = [("size", c.c_uint32)] + [
         (name, c.c_int32)
         for name in "n_vocab n_embd n_layer n_ctx_train tile_size tile_tokens tile_min tile_max tile_thumbnail vit_tokens vit_embd".split()
@@ -48,6 +48,9 @@ class Model:
     def __init__(self, library, folder, device):
         self.library, self.error = c.CDLL(str(library)), Error()
         files, params, info = Files(), Params(), Info(size=c.sizeof(Info))
+        self.library.ub_struct_size.restype = c.c_int64
+        for name, ours in (("error", Error), ("model_files", Files), ("model_params", Params), ("model_info", Info)):
+            assert c.sizeof(ours) == self.library.ub_struct_size(b"ub_" + name.encode()), f"ub_{name} of this library is another one"
         self.library.ub_model_files_init(c.byref(files))
         self.library.ub_model_params_init(c.byref(params))
         for part in ("language", "vision", "grounding"):

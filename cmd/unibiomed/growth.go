@@ -168,16 +168,15 @@ func (b *bench) growth(ctx context.Context) error {
 		{"slices", []int{2, 6, 8, 10}, func(n int) (growthPoint, error) { return b.track(ctx, n) }},
 	} {
 		b.step("growth with "+series.of, 0)
-		g := growth{Of: series.of}
+		b.doc.Growth = append(b.doc.Growth, growth{Of: series.of, Points: []growthPoint{}})
+		g := &b.doc.Growth[len(b.doc.Growth)-1] // there already, for a run that is interrupted
 		for _, n := range series.sizes {
 			p, err := series.run(n)
 			if err != nil {
-				b.doc.Growth = append(b.doc.Growth, g)
 				return err
 			}
 			g.Points = append(g.Points, p)
 		}
-		b.doc.Growth = append(b.doc.Growth, g)
 	}
 	return plotGrowth(b.Growth, b.doc)
 }

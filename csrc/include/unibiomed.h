@@ -278,7 +278,7 @@ UB_API ub_status ub_model_stats(const ub_model * m, ub_stage_stats out[UB_STAGE_
 // Where all operations so far were computed, one line of text for each stage (vision, prefill, decode, features, masks, memory), operation
 // of ggml and device: "STAGE\tOPERATION\tDEVICE\tCOUNT\n". *length and buffer as in ub_model_metadata.
 UB_API ub_status ub_model_operations(const ub_model * m, char * buffer, int32_t capacity, int32_t * length, ub_error * err);
-// Runs n x n x n f32 products on this model's device for about `seconds` and returns the best rate seen.
+// Runs n x n x n products of weights of this type with f32 rows on this model's device for about `seconds` and returns the best rate seen.
 UB_API ub_status ub_peak_rate(ub_model * m, const char * type, int32_t n, float seconds, double * flop_per_second, ub_error * err);
 
 // ------------------------------------------------------------------------------------------------------ quantization

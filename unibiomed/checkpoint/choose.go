@@ -20,16 +20,6 @@ type Kept struct {
 	Error  float64 // in q8_0, see Options.MaxError
 }
 
-func (o Options) maxError() float64 {
-	switch {
-	case o.MaxError == 0:
-		return DefaultMaxError
-	case o.MaxError < 0:
-		return math.Inf(1)
-	}
-	return o.MaxError
-}
-
 // A rowReader reads a row of a matrix as f32.
 type rowReader func(row int64, dst []float32) error
 

@@ -331,12 +331,12 @@ func (p *pass) open(kv map[Part][]gguf.KV, all []job) error {
 			stored, wanted := scheme.typeOf(part, j.out.Name, j.out.Shape, p.tied)
 			if j.keep != nil && !has {
 				stored = *j.keep
-			} else if !has && wanted == gguf.Q8_0 && stored == gguf.Q8_0 && j.read != nil {
+			} else if p.o.MaxError >= 0 && !has && wanted == gguf.Q8_0 && stored == gguf.Q8_0 && j.read != nil {
 				e, err := p.q8Error(*j)
 				if err != nil {
 					return err
 				}
-				if e > p.o.maxError() {
+				if e > cmp.Or(p.o.MaxError, DefaultMaxError) {
 					stored, wanted = gguf.F16, gguf.F16
 					s.Kept = append(s.Kept, Kept{j.out.Name, e})
 				}
