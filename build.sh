@@ -193,6 +193,7 @@ test_gpu() {
 	# Else ggml passes over drivers that compute on the CPU. Mesa 22.3's, of Debian 12, computes products of several matrices wrong now and
 	# then with more than one thread.
 	export GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LP_NUM_THREADS=${LP_NUM_THREADS:-0}
+	export NVIDIA_TF32_OVERRIDE=0 # as --exact does: the golden cases are of f32 arithmetic
 	say "C++ tests, the golden mask decoder among them, on ${1}0"
 	export UNIBIOMED_TEST_DEVICE=${1}0
 	ctest --test-dir "build/$1" --output-on-failure -R '^(graph|vision|language|sam2_golden)$'

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/unibiomed/go-unibiomed/models"
@@ -15,18 +16,19 @@ type modelFlags struct {
 	Threads     int       `placeholder:"N" help:"CPU threads. Default: the number of physical cores."`
 	Context     int       `placeholder:"N" help:"Positions of a conversation. Default: 8192, or what the model was trained for."`
 	KVCache     string    `name:"kv-cache" enum:"auto,f32,f16,q8_0" default:"auto" placeholder:"TYPE" help:"Type of the language model's cache: auto, f32, f16 or q8_0. Default: f32 for an f32 model, else f16."`
-	Exact       exactFlag `help:"On a CPU, f32 arithmetic throughout, whatever the weights' type: slower, to compare with."`
+	Exact       exactFlag `help:"On a CPU, f32 arithmetic throughout, whatever the weights' type; on a GPU, products of f32 weights in f32. Slower, to compare with."`
 	MemoryLimit uint64    `placeholder:"BYTES" help:"Refuse a model whose plan needs more. Default: what is free."`
 }
 
-// An exactFlag is set before the native library is first used, which reads the variable once (docs/performance.md).
+// An exactFlag is set before the native library is first used, which reads the variables once (docs/performance.md).
 type exactFlag bool
 
 func (e exactFlag) AfterApply() error {
 	if !e {
 		return nil
 	}
-	return os.Setenv("UNIBIOMED_ACCEL", "exact")
+	// oneDNN's int8 and bf16; cuBLAS' TF32; ggml-vulkan's f16.
+	return errors.Join(os.Setenv("UNIBIOMED_ACCEL", "exact"), os.Setenv("NVIDIA_TF32_OVERRIDE", "0"), os.Setenv("GGML_VK_DISABLE_F16", "1"))
 }
 
 func (f modelFlags) validate() error {

@@ -4,6 +4,9 @@
 // has dot products of 8 bits (oneDNN's products), else s16 (int16.cpp). A few input channels far larger than the rest, as
 // transformers have, would leave the rest of their row no digits: they are taken out of the row and multiplied in f32. Their
 // weights come out of the packed form by a product with unit rows.
+//
+// A few rows, as in decoding, cost what it takes to read the weights, however many are multiplied. So each goes as two: its
+// levels, and on a finer scale what rounding took away. Large channels then leave digits for the rest.
 
 #include "onednn/kernels.h"
 #include "onednn/library.h"
@@ -28,7 +31,7 @@ namespace {
 
 constexpr int64_t max_outliers = 32;     // input channels in f32
 constexpr int64_t rows_at_once = 128;    // of a product, so that its s32 result stays in the L2 cache
-constexpr int64_t few = 4;               // rows that every thread quantizes by itself: cheaper than waiting for each other
+constexpr int64_t few = 4;               // rows that go as two each, and that every thread quantizes by itself: cheaper than waiting
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -196,8 +199,11 @@ int find_outliers(const float * highest, int64_t K, int64_t rows, int * columns)
     static thread_local std::vector<float> sorted;
     sorted.assign(highest, highest + K);
     std::nth_element(sorted.begin(), sorted.begin() + K / 2, sorted.end());
-    // the largest of a few values is above the median by chance
-    float limit = sorted[size_t(K / 2)] * (rows >= 16 ? 4.0f : 8.0f);
+    // The largest of a few values is above the median by chance. 16 bits have room for much more: 128 levels up to the median are
+    // as many as in a row of 8 bits without outliers.
+    float ratio = rows >= 16 ? 4.0f : 8.0f;
+    if (wide_rows()) ratio = std::max(ratio, int16_highest(round_up(K, 64)) / 128);
+    float limit = sorted[size_t(K / 2)] * ratio;
     if (!(limit > 0)) return 0;
     if (std::count_if(highest, highest + K, [&](float v) { return v > limit; }) > max_outliers) {
         std::nth_element(sorted.begin(), sorted.end() - 1 - max_outliers, sorted.end());
@@ -210,9 +216,45 @@ int find_outliers(const float * highest, int64_t K, int64_t rows, int * columns)
     return n;
 }
 
+// One row of K values to `depth` levels; returns the scale, NaN where a value is not finite. `finer`, unless it is null, takes what
+// rounding left, and its scale is finer_scale() of the row's.
+float quantize_row(const float * in, int64_t K, int64_t depth, char * to, char * finer) {
+    const float highest_level = wide_rows() ? int16_highest(depth) : 127;
+    floats most = {}, broken = {};
+    each(K, [&](int64_t k, int n) {
+        const floats v = load_n(in + k, n);
+        most = larger(magnitude(v), most);
+        broken += v * 0.0f;  // NaN for NaN and infinity
+    });
+    const float amax = largest(most), inverse = amax > 0 ? highest_level / amax : 0;
+    const bool sound = sum(broken) == 0 && std::isfinite(inverse);
+    const auto write = [&](auto * q, auto * rest, auto rounded, float zero) {  // rounded: a vector of what q is
+        using level = std::decay_t<decltype(*q)>;
+        const int64_t from = sound ? K : 0;
+        std::fill(q + from, q + depth, level(zero));
+        if (rest != nullptr) std::fill(rest + from, rest + depth, level(zero));
+        if (!sound) return;
+        const auto put = [&](level * at, floats v, int n) {
+            const ints whole = (ints) (v + (12582912.0f + zero)) - 0x4b400000;
+            rounded = __builtin_convertvector(whole, decltype(rounded));
+            std::memcpy(at, &rounded, size_t(n) * sizeof(level));
+            return __builtin_convertvector(whole, floats) - zero;
+        };
+        each(K, [&](int64_t k, int n) {
+            const floats v = load_n(in + k, n) * inverse, whole = put(q + k, v, n);
+            if (rest != nullptr) put(rest + k, (v - whole) * (2 * highest_level), n);
+        });
+    };
+    if (wide_rows()) write(reinterpret_cast<int16_t *>(to), reinterpret_cast<int16_t *>(finer), signed_shorts{}, 0);
+    else write(reinterpret_cast<uint8_t *>(to), reinterpret_cast<uint8_t *>(finer), bytes{}, 128);
+    // a row so small that its inverse overflows counts as zeros
+    return sound ? amax / highest_level : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
+}
+
+float finer_scale(float scale, int64_t depth) { return scale / (2 * (wide_rows() ? int16_highest(depth) : 127)); }
+
 void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * columns, int n_columns, const activations & a) {
     const int64_t K = a.K;
-    const float highest_level = wide_rows() ? int16_highest(a.depth) : 127;
     float * row = scratch(0, size_t(K));
     for (int64_t r = from; r < to; ++r) {
         const float * in = row_of<const float>(x, r);
@@ -224,29 +266,7 @@ void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * colum
             }
             in = row;
         }
-        floats most = {}, broken = {};
-        each(K, [&](int64_t k, int n) {
-            const floats v = load_n(in + k, n);
-            most = larger(magnitude(v), most);
-            broken += v * 0.0f;  // NaN for NaN and infinity
-        });
-        const float amax = largest(most), inverse = amax > 0 ? highest_level / amax : 0;
-        const bool sound = sum(broken) == 0 && std::isfinite(inverse);
-        a.scale[r] = sound ? amax / highest_level : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
-        const auto write = [&](auto * q, auto rounded, float zero) {  // rounded: a vector of what q is
-            std::fill(q + K, q + a.depth, std::decay_t<decltype(*q)>(zero));
-            if (!sound) {
-                std::fill_n(q, K, std::decay_t<decltype(*q)>(zero));
-                return;
-            }
-            each(K, [&](int64_t k, int n) {
-                const ints v = (ints) (load_n(in + k, n) * inverse + (12582912.0f + zero)) - 0x4b400000;
-                rounded = __builtin_convertvector(v, decltype(rounded));
-                std::memcpy(q + k, &rounded, size_t(n) * sizeof(*q));
-            });
-        };
-        if (wide_rows()) write(reinterpret_cast<int16_t *>(a.row(r)), signed_shorts{}, 0);
-        else write(reinterpret_cast<uint8_t *>(a.row(r)), bytes{}, 128);
+        a.scale[r] = quantize_row(in, K, a.depth, a.row(r), nullptr);
     }
 }
 
@@ -321,6 +341,38 @@ void block_of_rows(const ggml_tensor * op, const packed & w, int64_t b, const ac
     }
 }
 
+// Rows of x, `few` at most, by the blocks of output channels [from, to).
+void few_rows(const ggml_tensor * op, const packed & w, int64_t from, int64_t to) {
+    const ggml_tensor * x = op->src[1];
+    const int64_t rows = ggml_nrows(x);
+    const size_t bytes = row_bytes(w.depth);
+    char * q = reinterpret_cast<char *>(scratch(4, 2 * few * bytes / sizeof(float)));
+    float coarse[few], fine[few];
+    for (int64_t r = 0; r < rows; ++r) {
+        coarse[r] = quantize_row(row_of<const float>(x, r), w.K, w.depth, q + 2 * r * bytes, q + (2 * r + 1) * bytes);
+        fine[r] = finer_scale(coarse[r], w.depth);
+    }
+    int32_t * sums = reinterpret_cast<int32_t *>(scratch(3, size_t(2 * few * round_up(w.size, 16))));
+    for (int64_t b = from; b < to; ++b) {
+        const int64_t n = w.channels(b), stride = round_up(n, 16);
+        multiply_block(2 * rows, n, w.depth, q, w.block(b), sums);
+        const float * scale = w.scales() + b * w.size;
+        const int32_t * offset = w.offsets() + b * w.size;
+        for (int64_t r = 0; r < rows; ++r) {
+            const ending end(op, b * w.size, r);
+            float * out = row_of<float>(op, r) + b * w.size;
+            each(n, [&](int64_t i, int count) {
+                ints s = {}, rest = {}, o = {};
+                std::memcpy(&s, sums + 2 * r * stride + i, size_t(count) * sizeof(int32_t));
+                std::memcpy(&rest, sums + (2 * r + 1) * stride + i, size_t(count) * sizeof(int32_t));
+                std::memcpy(&o, offset + i, size_t(count) * sizeof(int32_t));
+                const floats v = __builtin_convertvector(s - o, floats) * coarse[r] + __builtin_convertvector(rest - o, floats) * fine[r];
+                store_n(out + i, end(v * load_n(scale + i, count), i, count), count);
+            });
+        }
+    }
+}
+
 } // namespace
 
 size_t int8_work(const ggml_tensor * op, int n_threads) {
@@ -332,18 +384,13 @@ void int8_mul_mat(const ggml_compute_params * p, ggml_tensor * op) {
     const ggml_tensor * x = op->src[1];
     const int64_t rows = ggml_nrows(x), K = x->ne[0];
     const packed w = packed_form(K, op->src[0]->ne[1], op->src[0]->data);
-    int columns[max_outliers], n_columns;
 
     if (rows <= few) {
-        const activations a(rows, K, scratch(4, activations::bytes(rows, K, 1) / sizeof(float) + 16));
-        measure(x, 0, rows, a.highest);
-        n_columns = find_outliers(a.highest, K, rows, columns);
-        quantize(x, 0, rows, columns, n_columns, a);
-        make_units(a, columns, n_columns, 0, int(round_up(n_columns, 8)));
-        for (int64_t b = w.blocks() * p->ith / p->nth; b < w.blocks() * (p->ith + 1) / p->nth; ++b) block_of_rows(op, w, b, a, n_columns, 0, rows);
+        few_rows(op, w, w.blocks() * p->ith / p->nth, w.blocks() * (p->ith + 1) / p->nth);
         return;
     }
 
+    int columns[max_outliers], n_columns;
     const activations a(rows, K, p->wdata);
     const int64_t from = rows * p->ith / p->nth, to = rows * (p->ith + 1) / p->nth;
     measure(x, from, to, a.highest + p->ith * K);
