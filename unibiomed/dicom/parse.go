@@ -57,17 +57,7 @@ func unsupported(feature string, args ...any) error {
 }
 
 // named puts the file into an error of this package's parts, which do not know it.
-func named(err error, path string) error {
-	switch e := err.(type) {
-	case *volume.FormatError:
-		e.Format, e.File = "dicom", path
-	case *volume.UnsupportedError:
-		e.Format, e.File = "dicom", path
-	case *volume.LimitError:
-		e.Format, e.File = "dicom", path
-	}
-	return err
-}
+func named(err error, path string) error { return volume.InFile(err, "dicom", path) }
 
 // dataset reads elements from at to end, or, in an item of undefined length (end < 0), to its delimiter. Elements for which
 // stop is true end it before they are read. It returns where reading ended.

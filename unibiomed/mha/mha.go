@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,19 +17,8 @@ import (
 	"github.com/unibiomed/go-unibiomed/unibiomed/volume"
 )
 
-// Options choose what Read takes from a file. The zero value is ready to use.
-type Options struct {
-	volume.Limits
-	// Frame is the image to read of a file that holds several (components, time points), counted from 0.
-	Frame int
-}
-
-// A FramesError warns that a file holds more images than the one that was read.
-type FramesError struct{ Frame, Frames int }
-
-func (e *FramesError) Error() string {
-	return fmt.Sprintf("mha: read image %d of %d", e.Frame, e.Frames)
-}
+// Options choose what Read takes from a file.
+type Options = volume.ReadOptions
 
 var types = map[string]volume.Type{
 	"MET_CHAR": volume.Int8, "MET_UCHAR": volume.Uint8, "MET_SHORT": volume.Int16, "MET_USHORT": volume.Uint16,
@@ -51,21 +39,11 @@ func unsupported(feature string, args ...any) error {
 }
 
 // named puts the file into an error of the reading functions below, which do not know it.
-func named(err error, path string) error {
-	switch e := err.(type) {
-	case *volume.FormatError:
-		e.Format, e.File = "mha", path
-	case *volume.UnsupportedError:
-		e.Format, e.File = "mha", path
-	case *volume.LimitError:
-		e.Format, e.File = "mha", path
-	}
-	return err
-}
+func named(err error, path string) error { return volume.InFile(err, "mha", path) }
 
 // Read reads one image of the file at path. Errors are of the types of package volume, or of package os.
 func Read(path string, o Options) (*volume.Volume, error) {
-	f, size, err := open(path)
+	f, size, err := volume.OpenRegular("mha", path)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +62,7 @@ func Read(path string, o Options) (*volume.Volume, error) {
 		if !filepath.IsLocal(filepath.FromSlash(name)) {
 			return nil, named(broken("ElementDataFile", "the name leads out of the folder of the header"), path)
 		}
-		d, dsize, err := open(filepath.Join(filepath.Dir(path), filepath.FromSlash(name)))
+		d, dsize, err := volume.OpenRegular("mha", filepath.Join(filepath.Dir(path), filepath.FromSlash(name)))
 		if err != nil {
 			return nil, err
 		}
@@ -93,22 +71,6 @@ func Read(path string, o Options) (*volume.Volume, error) {
 	}
 	v, err := readImage(r, size, h, o)
 	return v, named(err, path)
-}
-
-func open(path string) (*os.File, int64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = named(unsupported("a %v that is no regular file", info.Mode().Type()), path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, info.Size(), nil
 }
 
 // readHeader reads up to and with ElementDataFile, which is always last, and returns the bytes it took.
@@ -216,7 +178,7 @@ func readImage(r *bufio.Reader, size int64, h header, o Options) (*volume.Volume
 		return nil, broken("DimSize", "image %d was asked for, the file has %d", o.Frame, images)
 	}
 	if images > 1 {
-		v.Warnings = append(v.Warnings, &FramesError{o.Frame, int(images)})
+		v.Warnings = append(v.Warnings, &volume.FramesError{Format: "mha", Frame: o.Frame, Frames: int(images)})
 	}
 	if err := h.place(v, ndims); err != nil {
 		return nil, err

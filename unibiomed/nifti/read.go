@@ -12,26 +12,13 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strings"
 
 	"github.com/unibiomed/go-unibiomed/unibiomed/volume"
 )
 
-// Options choose what Read takes from a file. The zero value is ready to use.
-type Options struct {
-	volume.Limits
-	// Frame is the image to read of a file that holds several (time points, directions), counted from 0 over all
-	// dimensions after the third.
-	Frame int
-}
-
-// A FramesError warns that a file holds more images than the one that was read.
-type FramesError struct{ Frame, Frames int }
-
-func (e *FramesError) Error() string {
-	return fmt.Sprintf("nifti: read image %d of %d", e.Frame, e.Frames)
-}
+// Options choose what Read takes from a file.
+type Options = volume.ReadOptions
 
 // A PlaceError warns that a header does not say, or not in a usable way, where the volume is in the patient.
 type PlaceError struct{ Problem string }
@@ -116,17 +103,7 @@ func Read(path string, o Options) (*volume.Volume, error) {
 }
 
 // named puts the file into an error of the reading functions below, which do not know it.
-func named(err error, path string) error {
-	switch e := err.(type) {
-	case *volume.FormatError:
-		e.Format, e.File = "nifti", path
-	case *volume.UnsupportedError:
-		e.Format, e.File = "nifti", path
-	case *volume.LimitError:
-		e.Format, e.File = "nifti", path
-	}
-	return err
-}
+func named(err error, path string) error { return volume.InFile(err, "nifti", path) }
 
 func broken(field, problem string, args ...any) error {
 	return &volume.FormatError{Field: field, Problem: fmt.Sprintf(problem, args...)}
@@ -164,19 +141,11 @@ func (in *input) Read(p []byte) (int, error) {
 }
 
 func open(path string) (*input, error) {
-	f, err := os.Open(path)
+	f, size, err := volume.OpenRegular("nifti", path)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = &volume.UnsupportedError{Format: "nifti", File: path, Feature: "a " + info.Mode().Type().String() + " that is no regular file"}
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	in, err := newInput(bufio.NewReaderSize(f, 1<<16), info.Size())
+	in, err := newInput(bufio.NewReaderSize(f, 1<<16), size)
 	if err != nil {
 		f.Close()
 		return nil, named(broken("gzip header", "%v", err), path)
@@ -326,7 +295,7 @@ func readImage(in *input, h *header, o Options) (*volume.Volume, error) {
 		return nil, broken("dim[4]", "image %d was asked for, the file has %d", o.Frame, frames)
 	}
 	if frames > 1 {
-		v.Warnings = append(v.Warnings, &FramesError{o.Frame, int(frames)})
+		v.Warnings = append(v.Warnings, &volume.FramesError{Format: "nifti", Frame: o.Frame, Frames: int(frames)})
 	}
 	if err := h.place(v); err != nil {
 		return nil, err

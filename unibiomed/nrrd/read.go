@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,19 +22,8 @@ import (
 	"github.com/unibiomed/go-unibiomed/unibiomed/volume"
 )
 
-// Options choose what Read takes from a file. The zero value is ready to use.
-type Options struct {
-	volume.Limits
-	// Frame is the image to read of a file that holds several (layers, components, time points), counted from 0.
-	Frame int
-}
-
-// A FramesError warns that a file holds more images than the one that was read.
-type FramesError struct{ Frame, Frames int }
-
-func (e *FramesError) Error() string {
-	return fmt.Sprintf("nrrd: read image %d of %d", e.Frame, e.Frames)
-}
+// Options choose what Read takes from a file.
+type Options = volume.ReadOptions
 
 var types = map[string]volume.Type{
 	"signed char": volume.Int8, "int8": volume.Int8, "int8_t": volume.Int8,
@@ -66,21 +54,11 @@ func unsupported(feature string, args ...any) error {
 }
 
 // named puts the file into an error of the reading functions below, which do not know it.
-func named(err error, path string) error {
-	switch e := err.(type) {
-	case *volume.FormatError:
-		e.Format, e.File = "nrrd", path
-	case *volume.UnsupportedError:
-		e.Format, e.File = "nrrd", path
-	case *volume.LimitError:
-		e.Format, e.File = "nrrd", path
-	}
-	return err
-}
+func named(err error, path string) error { return volume.InFile(err, "nrrd", path) }
 
 // Read reads one image of the file at path. Errors are of the types of package volume, or of package os.
 func Read(path string, o Options) (*volume.Volume, error) {
-	f, size, err := open(path)
+	f, size, err := volume.OpenRegular("nrrd", path)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +77,7 @@ func Read(path string, o Options) (*volume.Volume, error) {
 		if !filepath.IsLocal(filepath.FromSlash(name)) {
 			return nil, named(broken("data file", "the name leads out of the folder of the header"), path)
 		}
-		d, dsize, err := open(filepath.Join(filepath.Dir(path), filepath.FromSlash(name)))
+		d, dsize, err := volume.OpenRegular("nrrd", filepath.Join(filepath.Dir(path), filepath.FromSlash(name)))
 		if err != nil {
 			return nil, err
 		}
@@ -108,22 +86,6 @@ func Read(path string, o Options) (*volume.Volume, error) {
 	}
 	v, err := readImage(r, size, h, o)
 	return v, named(err, path)
-}
-
-func open(path string) (*os.File, int64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = named(unsupported("a %v that is no regular file", info.Mode().Type()), path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, info.Size(), nil
 }
 
 func readHeader(r *bufio.Reader) (*header, error) {
@@ -375,7 +337,7 @@ func readImage(r *bufio.Reader, size int64, h *header, o Options) (*volume.Volum
 			return nil, broken("sizes", "image %d was asked for, the file has %d", o.Frame, frames)
 		}
 		if frames > 1 {
-			v.Warnings = append(v.Warnings, &FramesError{o.Frame, int(frames)})
+			v.Warnings = append(v.Warnings, &volume.FramesError{Format: "nrrd", Frame: o.Frame, Frames: int(frames)})
 		}
 	}
 	b, err := h.decode(r, size, g.typ, total)

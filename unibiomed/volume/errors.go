@@ -39,6 +39,29 @@ func (e *LimitError) Error() string {
 	return describe(e.Format, e.File, e.Field, fmt.Sprintf("needs %d, the limit is %d", e.Want, e.Limit))
 }
 
+// InFile names format and file in an error of this package that a reading function made without knowing them; others pass unchanged.
+func InFile(err error, format, file string) error {
+	switch e := err.(type) {
+	case *FormatError:
+		e.Format, e.File = format, file
+	case *UnsupportedError:
+		e.Format, e.File = format, file
+	case *LimitError:
+		e.Format, e.File = format, file
+	}
+	return err
+}
+
+// A FramesError warns that a file holds more images than the one that was read.
+type FramesError struct {
+	Format        string
+	Frame, Frames int
+}
+
+func (e *FramesError) Error() string {
+	return fmt.Sprintf("%s: read image %d of %d", e.Format, e.Frame, e.Frames)
+}
+
 func describe(parts ...string) string {
 	kept := parts[:0:0]
 	for _, p := range parts {
@@ -61,4 +84,12 @@ func (l Limits) MaxBytes() int64 {
 		return l.Bytes
 	}
 	return 4 << 30
+}
+
+// ReadOptions choose what the readers of volume files take from one. The zero value is ready to use.
+type ReadOptions struct {
+	Limits
+	// Frame is the image to read of a file that holds several (time points, directions, layers, components), counted from 0 over
+	// all dimensions after those of space.
+	Frame int
 }

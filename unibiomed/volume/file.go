@@ -38,6 +38,24 @@ func WriteFile(path string, fn func(io.Writer) error) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
+// OpenRegular opens a regular file and returns its size; anything else, such as a folder or a pipe, is an [UnsupportedError] that
+// names format and path.
+func OpenRegular(format, path string) (*os.File, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &UnsupportedError{Format: format, File: path, Feature: "a " + info.Mode().Type().String() + " that is no regular file"}
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
 // ReadExactly reads n bytes from r in steps that grow with what arrives, so that a false n costs no memory. The error
 // is io.ErrUnexpectedEOF when r ends early, with the bytes that came.
 func ReadExactly(r io.Reader, n int64) ([]byte, error) {
