@@ -198,21 +198,24 @@ One answer takes {answer_seconds(b):.2f} s: the first one about `models/examples
 
     {COMMANDS['bench']}""")
     text.append("\n## Learning curve\n")
-    for stage, title in (("sam", "Masks (stage `sam`): strict Dice on the validation split, masks drawn from the table of phrases"), ("language", "Words (stage `language`): share of answers right in every token on the validation split")):
+    for stage, title in (("sam", "Masks (stage `sam`): strict Dice on the validation split, masks drawn from the table of phrases, before the shift of `--empty`"), ("language", "Words (stage `language`): share of answers right in every token on the validation split")):
         points = [p for p in result["curve"] if p["stage"] == stage]
         if not points:
             text.append(f"{title}: no curve was kept.\n")
             continue
         points = [points[i] for i in sorted({round(k * (len(points) - 1) / max(1, min(POINTS, len(points)) - 1)) for k in range(min(POINTS, len(points)))})]
-        names = [k for k in points[-1] if k not in ("stage", "batch")]
-        text += [title + ":", "", table(names, [[p[k] if isinstance(p.get(k), int) else number(p.get(k)) for k in names] for p in points]), ""]
+        names = [k for k in points[-1] if k not in ("stage", "batch", "heads")]
+        points = [p | {"step": f"{p['step']}, then reference.heads"} if "heads" in p else p for p in points]
+        text += [title + ":", "", table(names, [[p[k] if isinstance(p.get(k), (int, str)) else number(p.get(k)) for k in names] for p in points]), ""]
     text.append(f"""## What it can't do
 
 - It knows the phrases of its training set, the ones listed above, and the wordings of the official questions with some variations. Its vocabulary is about a
   thousand tokens: long or free questions are answered badly, and other languages not at all (it answers in English, with whatever it takes the words for).
 - An unknown phrase gets the mask of a known phrase that looks alike to it, or an empty one (status `empty`). Neither says whether the thing is there.
 - Its predicted IoU also decides whether a target is there: it was trained to be 0.4 + 0.6 IoU where there is one, so it reads higher than the overlap.
-- Healthy images of a kind that often shows a target get masks too often: compare the two rows of absent targets.
+- Healthy images of a kind that often shows a target get masks too often: compare the two rows of absent targets. An image that shows something
+  gets a mask for whatever looks like it, asked for by another name: of two lesions of a retina, say, the one that is not there. A mask is no
+  evidence that a thing is there. "Is there a ... in this image?" has its own accuracy above.
 - A picture that is no medical image gets an answer as if it were one: a modality is named, and masks may be drawn. The model does not know that it should refuse.
 - A region question wants a box, or a mask with at least one pixel: an empty mask is an input error ("has no pixel inside"), and no answer is made.
 - Targets share boxes: one lung is the largest part of `lung` and all of `left lung`, a melanoma is a `lesion` too. Region questions about such boxes have several

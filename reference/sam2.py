@@ -350,10 +350,10 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = Mlp(d, c.decoder_iou_head_hidden_dim, c.decoder_iou_head_hidden_dim, masks)
         self.pred_obj_score_head = Mlp(d, d, d, 1)
 
-    def forward(self, src, f1, f0, image_pos, sparse):
+    def read(self, src, f1, f0, image_pos, sparse):
         """src [n, D, h, w] (dense prompt added), f1 at twice and f0 at four times its size, sparse [n, s, D].
 
-        Returns mask logits [n, masks, 4h, 4w], IoU [n, masks] in 0..1, object score [n] (a logit) and hs [n, T, D].
+        Returns the states of the tokens hs [n, T, D] and the upscaled map [n, D/8, 4h, 4w].
         """
         n, d, h, w = src.shape
         fixed = torch.cat([self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight])
@@ -362,10 +362,18 @@ class MaskDecoder(nn.Module):
         src = src.transpose(1, 2).reshape(n, d, h, w)
         up0, norm, gelu, up1, _ = self.output_upscaling
         u = gelu(norm(up0(src) + f1))
-        u = gelu(up1(u) + f0)
+        return hs, gelu(up1(u) + f0)
+
+    def heads(self, hs, u):
+        """Mask logits [n, masks, 4h, 4w], IoU [n, masks] in 0..1 and object score [n] (a logit) of what `read` returns."""
         hyper = torch.stack([mlp(hs[:, 2 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         masks = torch.einsum("nmc,nchw->nmhw", hyper, u)
-        return masks, self.iou_prediction_head(hs[:, 1]).sigmoid(), self.pred_obj_score_head(hs[:, 0])[:, 0], hs
+        return masks, self.iou_prediction_head(hs[:, 1]).sigmoid(), self.pred_obj_score_head(hs[:, 0])[:, 0]
+
+    def forward(self, src, f1, f0, image_pos, sparse):
+        """What `heads` returns of what `read` takes, and hs."""
+        hs, u = self.read(src, f1, f0, image_pos, sparse)
+        return *self.heads(hs, u), hs
 
 
 class Sam2(nn.Module):
@@ -393,13 +401,17 @@ class Sam2(nn.Module):
         decoder = self.sam_mask_decoder
         return pointwise(decoder.conv_s0, p0), pointwise(decoder.conv_s1, p1), p2
 
-    def decode(self, f0, f1, f2, e):
-        """Features repeated to one row a target, and e [n, D] (None for a tracked slice). See MaskDecoder.forward."""
+    def prompted(self, f0, f1, f2, e):
+        """Features repeated to one row a target, and e [n, D] (None for a tracked slice), as MaskDecoder.read takes them."""
         n, d, h, w = f2.shape
         prompt = self.sam_prompt_encoder
         dense = prompt.no_mask_embed.weight[:, :, None, None]
         image_pos = prompt.pe_layer(h, w).flatten(1).T[None].to(f2.dtype)
-        return self.sam_mask_decoder(f2 + dense, f1, f0, image_pos, prompt(e, n))
+        return f2 + dense, f1, f0, image_pos, prompt(e, n)
+
+    def decode(self, f0, f1, f2, e):
+        """See `prompted` and MaskDecoder.heads; also the states of the tokens."""
+        return self.sam_mask_decoder(*self.prompted(f0, f1, f2, e))
 
     def with_no_memory(self, p2):
         return p2 + self.no_mem_embed.reshape(1, -1, 1, 1)

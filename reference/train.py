@@ -46,6 +46,7 @@ VISION = VisionConfig(
 )
 TRAINING = "training.safetensors"  # beside an exported checkpoint: what only the training needs
 CURVE = "curve.jsonl"  # in the work folder: a line an evaluation on the validation split, the learning curve
+POOR = 0.4  # predicted IoU of a target that is there, at least: else the empty mask, right as often as targets are absent, wins over poor masks
 VOCABULARY = 1500  # at most; the texts need fewer
 
 
@@ -107,6 +108,21 @@ def normalise(x):
     return ((x.to(bf16) / 255 - mean) / std).float()
 
 
+def shape_loss(masks, t, inside):
+    """Loss [n, m], Dice loss [n, m] and true IoU [n, m] of logits [n, m, h, w] for truth t [n, 1, 2h, 2w] in 0..1. Over all pixels a small
+    target weighs nothing: `inside` is how much its own pixels count once more, at most."""
+    logits = F.interpolate(masks.float(), size=t.shape[2:], mode="bilinear", align_corners=False)
+    bce = F.binary_cross_entropy_with_logits(logits, t.expand_as(logits), reduction="none").mean((2, 3))
+    p = logits.sigmoid()
+    dice = 1 - (2 * (p * t).sum((2, 3)) + 1) / (p.sum((2, 3)) + t.sum((2, 3)) + 1)
+    area = t.mean((2, 3))
+    own = (F.softplus(-logits) * t).mean((2, 3)) / area.clamp_min(1e-6)
+    with torch.no_grad():
+        on, want = logits > 0, t > 0.5
+        iou = (on & want).sum((2, 3)) / (on | want).sum((2, 3)).clamp_min(1)
+    return 4 * bce + dice + inside * own * (1 - area / 0.1).clamp_min(0), dice, iou
+
+
 def mask_loss(masks, iou, score, truth):
     """Losses of n targets: logits [n, 4, h, w], IoU [n, 4], object score [n], truth [n, H, W] in 0..1 with H = 2h.
 
@@ -116,23 +132,13 @@ def mask_loss(masks, iou, score, truth):
     """
     present = truth.amax((1, 2)) > 0.5
     t = truth[present, None]
-    logits = F.interpolate(masks[present, 2:].float(), size=truth.shape[1:], mode="bilinear", align_corners=False)
-    bce = F.binary_cross_entropy_with_logits(logits, t.expand_as(logits), reduction="none").mean((2, 3))
-    p = logits.sigmoid()
-    dice = 1 - (2 * (p * t).sum((2, 3)) + 1) / (p.sum((2, 3)) + t.sum((2, 3)) + 1)
-    # Over all pixels a small target weighs nothing: its own pixels count once more.
-    area = t.mean((2, 3))
-    inside = (F.softplus(-logits) * t).mean((2, 3)) / area.clamp_min(1e-6)
-    each = 4 * bce + dice + 0.5 * inside * (1 - area / 0.1).clamp_min(0)
+    each, dice, true_iou = shape_loss(masks[present, 2:], t, inside=0.5)
     empty = F.softplus(masks[:, 1].float()).mean()
     mask = each.mean() + empty
     with torch.no_grad():
-        on, want = logits > 0, t > 0.5
-        true_iou = (on & want).sum((2, 3)) / (on | want).sum((2, 3)).clamp_min(1)
-        # A target that is there scores 0.4 at least: else the empty mask, right as often as targets are absent, wins over poor masks.
         wanted = torch.zeros(len(truth), 3, device=truth.device)
         wanted[~present, 0] = 1.0
-        wanted[present, 1:] = 0.4 + 0.6 * true_iou
+        wanted[present, 1:] = POOR + (1 - POOR) * true_iou
     iou_loss = F.mse_loss(iou[:, 1:].float(), wanted)
     object_loss = F.binary_cross_entropy_with_logits(score.float(), present.float())
     parts = {"mask": each.mean(), "dice": dice.mean(), "empty": empty, "iou": iou_loss, "object": object_loss}
@@ -211,6 +217,12 @@ class Loader:
     def close(self):
         if self.pool:
             self.pool.terminate()
+
+
+def note(work, scores):
+    """Adds a line to the learning curve in the work folder."""
+    with open(Path(work) / CURVE, "a") as file:
+        file.write(json.dumps(scores) + "\n")
 
 
 class Trainer:
@@ -300,9 +312,7 @@ class Trainer:
         with torch.no_grad():
             scores = {k: round(v, 3) for k, v in self.evaluate().items()}
         print(f"{time.strftime('%H:%M:%S')} val at step {self.step}: {' '.join(f'{k} {v}' for k, v in scores.items())}", flush=True)
-        curve = {"stage": self.name, "step": self.step, "batch": self.args.batch * self.args.workers, "size": self.args.size} | scores
-        with open(Path(self.args.work) / CURVE, "a") as file:
-            file.write(json.dumps(curve) + "\n")
+        note(self.args.work, {"stage": self.name, "step": self.step, "batch": self.args.batch * self.args.workers, "size": self.args.size} | scores)
         self.average.swap()
 
 

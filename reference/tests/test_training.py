@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import texts, tokenizer
+from .. import heads, texts, tokenizer
 from ..data import Jitter, bends, components, intensity, jitters, swap_sides, warp
 from ..evaluate import draw_box, largest_box
 from ..language import LanguageConfig
 from ..model import UniBiomed
 from ..preprocess import sam_table
-from ..sam2 import Sam2Config
+from ..sam2 import MaskDecoder, Sam2Config
 from ..muon import Muon, orthogonal
 from ..train import Loader, Packed, Reader, drop_paths, mask_loss, normalise, rate
 from ..vision import VisionConfig
@@ -120,6 +120,27 @@ def test_mask_loss_wants_shapes_where_targets_are_and_nothing_elsewhere():
     assert mask_loss(logits, iou, torch.tensor([9.0, -9.0]), truth)[0] > right + 5, "mask 1 stays empty also where the target is"
     logits[0, 1] = -20
     assert mask_loss(logits, iou.flip(0), torch.tensor([9.0, -9.0]), truth)[0] > right + 0.3
+
+
+def test_heads_learn_alone_and_leave_look_alikes_a_mask():
+    torch.manual_seed(1)
+    decoder = MaskDecoder(Sam2Config(d_model=32))
+    states = lambda: torch.randn(6, 32)
+    disc = (torch.hypot(*torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")) < 9).float()
+    there = {"states": states(), "map": torch.stack([2 * disc - 1] * 4).half(), "truth": (disc.repeat_interleave(2, 0).repeat_interleave(2, 1) * 255).byte(), "alike": False}
+    absent, alike = ({"states": states(), "map": None, "truth": None, "alike": a} for a in (False, True))
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3, weight_decay=0)
+    before = {k: v.clone() for k, v in decoder.state_dict().items()}
+    for _ in range(300):
+        optimizer.zero_grad()
+        heads.loss(decoder, [there, absent, alike]).backward()
+        optimizer.step()
+    moved = {k.split(".layers")[0] for k, v in decoder.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"output_hypernetworks_mlps.2", "output_hypernetworks_mlps.3", "iou_prediction_head"}
+    with torch.no_grad():
+        masks, iou, _ = decoder.heads(torch.stack([e["states"] for e in (there, absent, alike)]), there["map"].float().expand(3, -1, -1, -1))
+    assert ((masks[0, 2:] > 0) == (disc > 0)).all()
+    torch.testing.assert_close(iou[:, 1:], torch.tensor([[0, 1, 1], [1, 0, 0], [0, heads.POOR, heads.POOR]]).float(), atol=0.05, rtol=0)
 
 
 def test_intensity():
