@@ -64,6 +64,11 @@ class Row:
     def phrases(self):
         return [t["phrase"] for t in self.info["targets"]]
 
+    @property
+    def healthy(self):
+        """Known to show no finding, and nothing is marked."""
+        return self.info["findings"] == "no findings" and not self.info["targets"]
+
 
 @dataclass
 class Jitter:

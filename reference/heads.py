@@ -8,7 +8,6 @@ computes, once, for augmented training images: no pixel counts twice, and a targ
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .data import LOOK_ALIKE, Dataset
-from .train import POOR, dice_by_family, load_masks, normalise, note, shape_loss, summary
+from .train import POOR, dice_by_family, load_masks, normalise, note, save_state, shape_loss, summary
 
 MASKS = (2, 3)
 
@@ -91,7 +90,7 @@ def main():
     model.eval()
     rng = np.random.default_rng(args.seed)
     numbers = rng.choice(data.splits["train"], args.images, replace=False, p=data.mask_weights())
-    healthy = [i for i in data.splits["train"] if (info := data.rows[i].info)["findings"] == "no findings" and not info["targets"] and data.absent(data.rows[i])]
+    healthy = [i for i in data.splits["train"] if data.rows[i].healthy and data.absent(data.rows[i])]
     numbers = np.concatenate([numbers, rng.choice(healthy, min(len(healthy), args.images // 4), replace=False)])
     made = examples(model, data, numbers, args.size, args.seed)
     decoder = model.sam.sam_mask_decoder
@@ -114,8 +113,7 @@ def main():
     state = torch.load(path, weights_only=False) if path.exists() else {"step": 0}
     # The stage would go on from here with a new optimizer.
     state |= {"model": model.state_dict(), "average": [p.detach().clone() for p in model.parameters()], "optimizer": None}
-    torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    save_state(path, state)
     with torch.no_grad():
         scores = {k: round(v, 3) for k, v in summary(*dice_by_family(model, data, args.size, data.splits["val"])).items()}
     print(f"{time.strftime('%H:%M:%S')} val: {' '.join(f'{k} {v}' for k, v in scores.items())}", flush=True)

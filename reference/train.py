@@ -219,6 +219,12 @@ class Loader:
             self.pool.terminate()
 
 
+def save_state(path, state):
+    """Whole or not at all."""
+    torch.save(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
 def note(work, scores):
     """Adds a line to the learning curve in the work folder."""
     with open(Path(work) / CURVE, "a") as file:
@@ -257,8 +263,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(), "average": self.average.shadow, "optimizer": self.optimizer.state_dict(), "step": self.step,
         }  # fmt: skip
-        torch.save(state, self.path.with_suffix(".tmp"))
-        os.replace(self.path.with_suffix(".tmp"), self.path)
+        save_state(self.path, state)
 
     def run(self):
         args, model = self.args, self.model
@@ -625,7 +630,7 @@ def calibrate(model, data, size, wanted, batch=8):
     model.eval()
     for at in range(0, len(data.splits["val"]), batch):
         some = data.splits["val"][at : at + batch]
-        healthy = [(b, data.rows[i]) for b, i in enumerate(some) if data.rows[i].info["findings"] == "no findings" and not data.rows[i].phrases]
+        healthy = [(b, data.rows[i]) for b, i in enumerate(some) if data.rows[i].healthy]
         asked = [(b, p) for b, row in healthy for p in data.absent(row) if p in data.phrase_id]
         if not asked:
             continue

@@ -38,6 +38,9 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 // The two kinds of rows. k is a multiple of 64, rows lie k apart, those of C a multiple of 16.
 size_t row_bytes(int64_t k) { return wide_rows() ? 2 * size_t(k) : size_t(k); }
 
+// The largest magnitude of a row's levels; a row of 8 bits holds it around 128.
+float highest_level(int64_t k) { return wide_rows() ? int16_highest(k) : 127; }
+
 size_t block_bytes(int64_t k, int64_t n) { return wide_rows() ? int16_packed_size(k, n) : packed_size(numbers::u8s8, int32_t(k), int32_t(n)); }
 
 void pack_block(int64_t k, int64_t n, const int8_t * rows, void * packed) {
@@ -201,9 +204,7 @@ int find_outliers(const float * highest, int64_t K, int64_t rows, int * columns)
     std::nth_element(sorted.begin(), sorted.begin() + K / 2, sorted.end());
     // The largest of a few values is above the median by chance. 16 bits have room for much more: 128 levels up to the median are
     // as many as in a row of 8 bits without outliers.
-    float ratio = rows >= 16 ? 4.0f : 8.0f;
-    if (wide_rows()) ratio = std::max(ratio, int16_highest(round_up(K, 64)) / 128);
-    float limit = sorted[size_t(K / 2)] * ratio;
+    float limit = sorted[size_t(K / 2)] * std::max(rows >= 16 ? 4.0f : 8.0f, highest_level(round_up(K, 64)) / 128);
     if (!(limit > 0)) return 0;
     if (std::count_if(highest, highest + K, [&](float v) { return v > limit; }) > max_outliers) {
         std::nth_element(sorted.begin(), sorted.end() - 1 - max_outliers, sorted.end());
@@ -219,14 +220,14 @@ int find_outliers(const float * highest, int64_t K, int64_t rows, int * columns)
 // One row of K values to `depth` levels; returns the scale, NaN where a value is not finite. `finer`, unless it is null, takes what
 // rounding left, and its scale is finer_scale() of the row's.
 float quantize_row(const float * in, int64_t K, int64_t depth, char * to, char * finer) {
-    const float highest_level = wide_rows() ? int16_highest(depth) : 127;
+    const float levels = highest_level(depth);
     floats most = {}, broken = {};
     each(K, [&](int64_t k, int n) {
         const floats v = load_n(in + k, n);
         most = larger(magnitude(v), most);
         broken += v * 0.0f;  // NaN for NaN and infinity
     });
-    const float amax = largest(most), inverse = amax > 0 ? highest_level / amax : 0;
+    const float amax = largest(most), inverse = amax > 0 ? levels / amax : 0;
     const bool sound = sum(broken) == 0 && std::isfinite(inverse);
     const auto write = [&](auto * q, auto * rest, auto rounded, float zero) {  // rounded: a vector of what q is
         using level = std::decay_t<decltype(*q)>;
@@ -242,16 +243,16 @@ float quantize_row(const float * in, int64_t K, int64_t depth, char * to, char *
         };
         each(K, [&](int64_t k, int n) {
             const floats v = load_n(in + k, n) * inverse, whole = put(q + k, v, n);
-            if (rest != nullptr) put(rest + k, (v - whole) * (2 * highest_level), n);
+            if (rest != nullptr) put(rest + k, (v - whole) * (2 * levels), n);
         });
     };
     if (wide_rows()) write(reinterpret_cast<int16_t *>(to), reinterpret_cast<int16_t *>(finer), signed_shorts{}, 0);
     else write(reinterpret_cast<uint8_t *>(to), reinterpret_cast<uint8_t *>(finer), bytes{}, 128);
     // a row so small that its inverse overflows counts as zeros
-    return sound ? amax / highest_level : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
+    return sound ? amax / levels : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
 }
 
-float finer_scale(float scale, int64_t depth) { return scale / (2 * (wide_rows() ? int16_highest(depth) : 127)); }
+float finer_scale(float scale, int64_t depth) { return scale / (2 * highest_level(depth)); }
 
 void quantize(const ggml_tensor * x, int64_t from, int64_t to, const int * columns, int n_columns, const activations & a) {
     const int64_t K = a.K;
