@@ -60,7 +60,9 @@ bool is_packed(const ggml_tensor * w) { return w->buffer != nullptr && w->buffer
 
 struct traits : ggml::cpu::tensor_traits {
     bool work_size(int n_threads, const ggml_tensor * op, size_t & size) override {
-        size = op->op == GGML_OP_MUL_MAT && is_packed(op->src[0]) ? int8_work(op, n_threads) : 0;
+        size = op->op == GGML_OP_MUL_MAT && is_packed(op->src[0])       ? int8_work(op, n_threads)
+               : op->op == GGML_OP_FLASH_ATTN_EXT && few_queries(op) ? few_queries_work(op, n_threads)
+                                                                     : 0;
         return true;
     }
 
@@ -70,7 +72,9 @@ struct traits : ggml::cpu::tensor_traits {
         try {
             switch (op->op) {
                 case GGML_OP_MUL_MAT:        is_packed(op->src[0]) ? int8_mul_mat(p, op) : f32_mul_mat(p, op); break;
-                case GGML_OP_FLASH_ATTN_EXT: attention(p, op, bf16_on() && op->op_params[3] != GGML_PREC_F32); break;
+                case GGML_OP_FLASH_ATTN_EXT:
+                    few_queries(op) ? few_queries_attention(p, op) : attention(p, op, bf16_on() && op->op_params[3] != GGML_PREC_F32);
+                    break;
                 case GGML_OP_NORM:           norm(p, op); break;
                 case GGML_OP_POOL_2D:        max_rows(p, op); break;
                 default:                     gelu(p, op); break;

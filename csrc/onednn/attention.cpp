@@ -1,13 +1,12 @@
 // attention.cpp: FLASH_ATTN_EXT: softmax(q k^T * scale + mask) v, a tile of queries by a block of keys at a time.
 //
 // The softmax is the running one (Milakov and Gimelshein 2018): a tile keeps the largest score and the sum of each query so far,
-// and what it has gathered is scaled down when a larger score comes.
+// and what it has gathered is scaled down when a larger score comes. A few queries of keys that many heads share are few_queries.cpp's.
 
+#include "onednn/attention.h"
 #include "onednn/kernels.h"
 #include "onednn/library.h"
 #include "onednn/vector.h"
-
-#include "ggml-cpu.h"
 
 #include <algorithm>
 #include <cmath>
@@ -28,10 +27,6 @@ int64_t even(int64_t n, int64_t most) {
     return std::max<int64_t>(1, (n + parts - 1) / parts);
 }
 
-template <class T> T * at(const ggml_tensor * t, int64_t i1, int64_t i2, int64_t i3) {
-    return reinterpret_cast<T *>(static_cast<char *>(t->data) + size_t(i1) * t->nb[1] + size_t(i2) * t->nb[2] + size_t(i3) * t->nb[3]);
-}
-
 // Rows of one head as the products take them: f32 where they lie, or copied as f32 or bf16, `width` apart and padded with zeros.
 struct operand {
     const char * data;
@@ -44,25 +39,20 @@ struct operand {
 operand gather(const ggml_tensor * t, int64_t first, int64_t n, int64_t head, int64_t batch, bool bf16, int64_t width, int slot) {
     if (!bf16 && t->type == GGML_TYPE_F32) return {at<const char>(t, first, head, batch), int64_t(t->nb[1] / sizeof(float)), sizeof(float)};
     const int64_t C = t->ne[0];
-    float * wide = scratch(slot, size_t(n * width + (t->type == GGML_TYPE_F16 && bf16 ? C : 0)));
+    float * wide = scratch(slot, size_t(n * width + (bf16 ? C : 0)));
     uint16_t * narrow = reinterpret_cast<uint16_t *>(wide);
-    float * row = wide + n * width;
     for (int64_t i = 0; i < n; ++i) {
-        const float * from;
-        if (t->type == GGML_TYPE_F16) {
-            float * to = bf16 ? row : wide + i * width;
-            ggml_cpu_fp16_to_fp32(at<const ggml_fp16_t>(t, first + i, head, batch), to, C);
-            from = to;
-        } else {
-            from = at<const float>(t, first + i, head, batch);
-        }
+        float * row = wide + (bf16 ? n : i) * width;
+        widen(t, first + i, head, batch, row);
         if (bf16) {
-            each(C, [&](int64_t c, int count) { store_bf16(narrow + i * width + c, load_n(from + c, count), count); });
+            each(C, [&](int64_t c, int count) { store_bf16(narrow + i * width + c, load_n(row + c, count), count); });
             std::fill(narrow + i * width + C, narrow + (i + 1) * width, uint16_t(0));
         }
     }
     return {reinterpret_cast<const char *>(wide), width, bf16 ? sizeof(uint16_t) : sizeof(float)};
 }
+
+bool can_widen(ggml_type t) { return t == GGML_TYPE_F32 || t == GGML_TYPE_F16 || t == GGML_TYPE_Q8_0; }
 
 } // namespace
 
@@ -71,9 +61,8 @@ bool attention_takes(const ggml_tensor * op) {
     float max_bias, softcap;
     std::memcpy(&max_bias, op->op_params + 1, sizeof max_bias);
     std::memcpy(&softcap, op->op_params + 2, sizeof softcap);
-    if (q->type != GGML_TYPE_F32 || k->type != v->type || (k->type != GGML_TYPE_F32 && k->type != GGML_TYPE_F16)) return false;
+    if (q->type != GGML_TYPE_F32 || !can_widen(k->type) || !can_widen(v->type)) return false;
     if (max_bias != 0 || softcap != 0 || op->src[4] != nullptr || (mask != nullptr && mask->type != GGML_TYPE_F16)) return false;
-    if (k->type == GGML_TYPE_F16 && q->ne[1] < 8) return false;  // a few rows are ggml's: widening keys would cost more than they do
     return rows_are_plain(q) && rows_are_plain(k) && rows_are_plain(v);
 }
 
@@ -117,10 +106,7 @@ void attention(const ggml_compute_params * p, ggml_tensor * op, bool bf16) {
                 const int64_t keys = std::min(block, Nk - key);
                 if (mask != nullptr) {
                     bool open = false;  // does any query see any of these keys? of a causal mask the last query sees most
-                    for (int64_t i = n - 1; i >= 0 && !open; --i) {
-                        const ggml_fp16_t * m = mask_row(i, key);
-                        for (int64_t j = 0; j < keys && !open; ++j) open = m[j] != 0xfc00;  // minus infinity
-                    }
+                    for (int64_t i = n - 1; i >= 0 && !open; --i) open = sees_any(mask_row(i, key), keys);
                     if (!open) continue;
                 }
                 multiply({type, product::columns, false, int32_t(n), int32_t(keys), int32_t(bf16 ? width : C), Q.stride, K.stride, block}, Q.data, K.row(key), scores);

@@ -53,6 +53,11 @@ void   f32_mul_mat(const ggml_compute_params * p, ggml_tensor * op);
 bool   attention_takes(const ggml_tensor * op);
 void   attention(const ggml_compute_params * p, ggml_tensor * op, bool bf16);  // products of bf16, sums in f32
 
+// few_queries.cpp: attention of what attention_takes, where few queries share keys
+bool   few_queries(const ggml_tensor * op);
+size_t few_queries_work(const ggml_tensor * op, int n_threads);
+void   few_queries_attention(const ggml_compute_params * p, ggml_tensor * op);
+
 // pointwise.cpp
 void   gelu(const ggml_compute_params * p, ggml_tensor * op);
 void   norm(const ggml_compute_params * p, ggml_tensor * op);

@@ -5,8 +5,14 @@
 
 #pragma once
 
+#include "ggml-cpu.h"
+
 #include <cstdint>
 #include <cstring>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 namespace ub::onednn {
 
@@ -33,9 +39,20 @@ inline floats load(const float * p, int n) {  // n < lanes, zeros behind them
     std::memcpy(&v, p, size_t(n) * sizeof(float));
     return v;
 }
+inline floats load(const uint16_t * p) {  // f16
+#if defined(__AVX512F__)
+    return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));  // GCC warns about the plain one
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+#else
+    float v[lanes];
+    ggml_cpu_fp16_to_fp32(p, v, lanes);
+    return load(v);
+#endif
+}
 inline void store(float * p, floats v) { std::memcpy(p, &v, sizeof v); }
 inline void store(float * p, floats v, int n) { std::memcpy(p, &v, size_t(n) * sizeof(float)); }
-inline floats all(float x) { return floats{} + x; }
+inline floats all(float x) { return x - floats{}; }  // an added zero would stay in the code, for the sake of -0
 
 inline floats larger(floats a, floats b) { return a > b ? a : b; }  // b where a is NaN
 inline floats magnitude(floats v) { return (floats) ((ints) v & 0x7fffffff); }
@@ -47,6 +64,23 @@ inline float sum(floats v) {
         for (int i = 0; i < n; ++i) s[i] += s[i + n];
     }
     return s[0];
+}
+// Lane i is the sum of v[i]. Overwrites v.
+inline floats sums(floats * v) {
+    const ints lane = [] {
+        ints i;
+        for (int n = 0; n < lanes; ++n) i[n] = n;
+        return i;
+    }();
+#pragma GCC unroll 4
+    for (int step = 1; step < lanes; step *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < lanes; i += 2 * step) {
+            const ints odd = (lane & step) != 0;
+            v[i] = (odd ? v[i + step] : v[i]) + __builtin_shuffle(odd ? v[i] : v[i + step], lane ^ step);
+        }
+    }
+    return v[0];
 }
 inline float largest(floats v) {
     float s[lanes];

@@ -242,20 +242,26 @@ TEST_CASE("NaN and infinity in a row stay in it") {
 
 TEST_CASE("attention agrees with double precision") {
     if (skipped()) return;
-    struct shape { int64_t C, Cv, Nq, Nk, heads, kv_heads, B; bool masked, f16; };
-    for (shape s : {shape{64, 64, 300, 1025, 2, 2, 1, false, false}, {72, 72, 49, 49, 3, 3, 5, false, false}, {16, 32, 1, 7, 2, 2, 2, false, false},
-                    {256, 64, 33, 600, 1, 1, 1, false, false}, {64, 64, 70, 70, 4, 2, 1, true, true}, {64, 64, 20, 1300, 14, 2, 1, true, true}}) {
+    const ggml_type f32 = GGML_TYPE_F32, f16 = GGML_TYPE_F16, q8_0 = GGML_TYPE_Q8_0;
+    struct shape { int64_t C, Cv, Nq, Nk, heads, kv_heads, B; bool masked; ggml_type type; };
+    for (shape s : {shape{64, 64, 300, 1025, 2, 2, 1, false, f32}, {72, 72, 49, 49, 3, 3, 5, false, f32}, {16, 32, 1, 7, 2, 2, 2, false, f32},
+                    {256, 64, 33, 600, 1, 1, 1, false, f32}, {64, 64, 70, 70, 4, 2, 1, true, f16}, {64, 64, 20, 1300, 14, 2, 1, true, f16},
+                    {64, 32, 20, 1300, 14, 2, 1, true, q8_0},
+                    // few_queries.cpp
+                    {64, 64, 1, 2583, 14, 2, 1, true, f16}, {64, 64, 1, 3, 14, 2, 1, false, f16}, {80, 20, 3, 333, 9, 1, 2, true, f16},
+                    {32, 64, 7, 130, 6, 3, 1, true, q8_0}, {20, 36, 2, 65, 4, 2, 3, false, f16}, {64, 64, 5, 700, 4, 1, 1, true, f32}}) {
         for (bool coarse : {false, true}) {
             CAPTURE(s.C); CAPTURE(s.Nq); CAPTURE(s.Nk); CAPTURE(coarse);
             const auto q = noise(size_t(s.C * s.Nq * s.heads * s.B), 1);
             auto k = noise(size_t(s.C * s.Nk * s.kv_heads * s.B), 2), v = noise(size_t(s.Cv * s.Nk * s.kv_heads * s.B), 3);
-            std::vector<ggml_fp16_t> k16(k.size()), v16(v.size());
-            if (s.f16) {
-                ggml_fp32_to_fp16_row(k.data(), k16.data(), int64_t(k.size()));
-                ggml_fp32_to_fp16_row(v.data(), v16.data(), int64_t(v.size()));
-                ggml_fp16_to_fp32_row(k16.data(), k.data(), int64_t(k.size()));
-                ggml_fp16_to_fp32_row(v16.data(), v.data(), int64_t(v.size()));
-            }
+            auto stored = [&](std::vector<float> & x, int64_t row) {  // and x as it is read back
+                std::vector<char> bytes(ggml_row_size(s.type, int64_t(x.size())));
+                if (s.type == f32) std::memcpy(bytes.data(), x.data(), bytes.size());
+                else ggml_quantize_chunk(s.type, x.data(), bytes.data(), 0, int64_t(x.size()) / row, row, nullptr);
+                if (s.type != f32) ggml_get_type_traits(s.type)->to_float(bytes.data(), x.data(), int64_t(x.size()));
+                return bytes;
+            };
+            const auto k_stored = stored(k, s.C), v_stored = stored(v, s.Cv);
             std::vector<ggml_fp16_t> mask(size_t(s.Nk * s.Nq));
             const int64_t past = s.Nk - s.Nq;  // causal
             for (int64_t i = 0; i < s.Nq; ++i) {
@@ -280,16 +286,52 @@ TEST_CASE("attention agrees with double precision") {
             runner r(3);
             std::vector<float> got(want.size());
             r.run([&](graph & g) {
-                const ggml_type type = s.f16 ? GGML_TYPE_F16 : GGML_TYPE_F32;
                 ggml_tensor * tq = g.input(GGML_TYPE_F32, {s.C, s.Nq, s.heads, s.B}, q.data());
-                ggml_tensor * tk = g.input(type, {s.C, s.Nk, s.kv_heads, s.B}, s.f16 ? static_cast<const void *>(k16.data()) : k.data());
-                ggml_tensor * tv = g.input(type, {s.Cv, s.Nk, s.kv_heads, s.B}, s.f16 ? static_cast<const void *>(v16.data()) : v.data());
+                ggml_tensor * tk = g.input(s.type, {s.C, s.Nk, s.kv_heads, s.B}, k_stored.data());
+                ggml_tensor * tv = g.input(s.type, {s.Cv, s.Nk, s.kv_heads, s.B}, v_stored.data());
                 ggml_tensor * m = s.masked ? g.input(GGML_TYPE_F16, {s.Nk, s.Nq}, mask.data()) : nullptr;
                 ggml_tensor * out = ggml_flash_attn_ext(g.ctx, tq, tk, tv, m, scale, 0, 0);
                 ggml_flash_attn_ext_set_prec(out, coarse ? GGML_PREC_DEFAULT : GGML_PREC_F32);
                 g.output(out, got.data());
             });
             CHECK(difference(got, want) < (coarse ? 0.01 : 1e-6));
+        }
+    }
+}
+
+TEST_CASE("attention of a few queries: none sees every key, one sees none, NaN stays in its query") {
+    if (skipped()) return;
+    const int64_t C = 64, Nq = 4, Nk = 200, heads = 6;
+    auto q = noise(size_t(C * Nq * heads), 1);
+    const auto k = noise(size_t(C * Nk), 2), v = noise(size_t(C * Nk), 3);
+    for (float & x : q) x *= 1000;
+    q[size_t((2 * Nq + 3) * C)] = std::numeric_limits<float>::quiet_NaN();  // head 2, query 3
+    std::vector<ggml_fp16_t> k16(k.size()), v16(v.size()), mask(size_t(Nk * Nq), ggml_fp32_to_fp16(-INFINITY));
+    ggml_fp32_to_fp16_row(k.data(), k16.data(), int64_t(k.size()));
+    ggml_fp32_to_fp16_row(v.data(), v16.data(), int64_t(v.size()));
+    for (int64_t key : {70, 199}) {
+        for (int64_t i = 1; i < Nq; ++i) mask[size_t(i * Nk + key)] = 0;
+    }
+    for (int threads : {1, 3}) {
+        runner r(threads);
+        std::vector<float> got(q.size());
+        r.run([&](graph & g) {
+            ggml_tensor * tq = g.input(GGML_TYPE_F32, {C, Nq, heads, 1}, q.data()), * tk = g.input(GGML_TYPE_F16, {C, Nk, 1, 1}, k16.data());
+            ggml_tensor * tv = g.input(GGML_TYPE_F16, {C, Nk, 1, 1}, v16.data()), * m = g.input(GGML_TYPE_F16, {Nk, Nq}, mask.data());
+            g.output(ggml_flash_attn_ext(g.ctx, tq, tk, tv, m, 1.0f, 0, 0), got.data());
+        });
+        for (int64_t i = 0; i < Nq; ++i) for (int64_t h = 0; h < heads; ++h) {
+            const float * o = got.data() + (i * heads + h) * C;
+            CAPTURE(i); CAPTURE(h); CAPTURE(threads);
+            if (h == 2 && i == 3) {
+                CHECK(std::isnan(o[0]));
+                continue;
+            }
+            for (int64_t c = 0; c < C; ++c) {
+                const float one = ggml_fp16_to_fp32(v16[size_t(70 * C + c)]), other = ggml_fp16_to_fp32(v16[size_t(199 * C + c)]);
+                if (i == 0) CHECK(o[c] == 0);
+                else CHECK((std::min(one, other) - 1e-4 <= o[c] && o[c] <= std::max(one, other) + 1e-4));
+            }
         }
     }
 }

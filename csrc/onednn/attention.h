@@ -1,0 +1,33 @@
+// attention.h: what attention.cpp and few_queries.cpp share.
+
+#pragma once
+
+#include "ggml-cpu.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace ub::accel {
+
+// Element 0 of a row of queries, keys, values, mask or result.
+template <class T> T * at(const ggml_tensor * t, int64_t i1, int64_t i2, int64_t i3) {
+    return reinterpret_cast<T *>(static_cast<char *>(t->data) + size_t(i1) * t->nb[1] + size_t(i2) * t->nb[2] + size_t(i3) * t->nb[3]);
+}
+
+// A row of keys or values, f32, f16 or q8_0, as f32.
+inline void widen(const ggml_tensor * t, int64_t i1, int64_t i2, int64_t i3, float * to) {
+    const void * row = at<const char>(t, i1, i2, i3);
+    switch (t->type) {
+        case GGML_TYPE_F32: std::copy_n(static_cast<const float *>(row), t->ne[0], to); break;
+        case GGML_TYPE_F16: ggml_cpu_fp16_to_fp32(static_cast<const ggml_fp16_t *>(row), to, t->ne[0]); break;
+        default: ggml_get_type_traits(t->type)->to_float(row, to, t->ne[0]); break;
+    }
+}
+
+// Whether a row of the mask lets its query see any of n keys.
+inline bool sees_any(const ggml_fp16_t * mask, int64_t n) {
+    return std::any_of(mask, mask + n, [](ggml_fp16_t x) { return x != 0xfc00; });  // minus infinity
+}
+
+} // namespace ub::accel
