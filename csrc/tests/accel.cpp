@@ -249,7 +249,7 @@ TEST_CASE("attention agrees with double precision") {
                     {64, 32, 20, 1300, 14, 2, 1, true, q8_0},
                     // few_queries.cpp
                     {64, 64, 1, 2583, 14, 2, 1, true, f16}, {64, 64, 1, 3, 14, 2, 1, false, f16}, {80, 20, 3, 333, 9, 1, 2, true, f16},
-                    {32, 64, 7, 130, 6, 3, 1, true, q8_0}, {20, 36, 2, 65, 4, 2, 3, false, f16}, {64, 64, 5, 700, 4, 1, 1, true, f32}}) {
+                    {32, 64, 7, 130, 6, 3, 1, true, q8_0}, {20, 36, 2, 65, 4, 2, 3, false, f16}, {64, 64, 5, 700, 4, 1, 1, true, f32}, {64, 64, 16, 300, 14, 2, 1, true, f16}}) {
         for (bool coarse : {false, true}) {
             CAPTURE(s.C); CAPTURE(s.Nq); CAPTURE(s.Nk); CAPTURE(coarse);
             const auto q = noise(size_t(s.C * s.Nq * s.heads * s.B), 1);
