@@ -1,4 +1,5 @@
-"""Writes evaluation.json and CARD.md of unibiomed-nano from what was measured. No figure is typed: every one comes from a file.
+"""Writes evaluation.json and CARD.md of unibiomed-nano from what was measured. Every figure comes from a file,
+but for those of tried.md, which is kept by hand for the weights that ship.
 
     python -m reference.card --scores SCORES --data ../shared/data/train --curve CURVES...
 
@@ -207,6 +208,7 @@ One answer takes {answer_seconds(b):.2f} s: the first one about `models/examples
         names = [k for k in points[-1] if k not in ("stage", "batch", "heads")]
         points = [p | {"step": f"{p['step']}, then reference.heads"} if "heads" in p else p for p in points]
         text += [title + ":", "", table(names, [[p[k] if isinstance(p.get(k), (int, str)) else number(p.get(k)) for k in names] for p in points]), ""]
+    text += [(Path(__file__).parent / "tried.md").read_text()]
     text.append(f"""## What it can't do
 
 - It knows the phrases of its training set, the ones listed above, and the wordings of the official questions with some variations. Its vocabulary is about a
