@@ -181,22 +181,24 @@ void few_queries_attention(const ggml_compute_params * p, ggml_tensor * op) {
                 ggml_cpu_fp16_to_fp32(row, bias + i * keys_at_once, n);
             }
             if (!open) continue;
-            for (int64_t g = 0; g < c.groups; ++g) {  // inside, as the heads of a position lie side by side
-                const int64_t h = g / groups_of_head, first = g % groups_of_head * lanes, rows = std::min<int64_t>(lanes, c.share - first);
+            for (int64_t h = 0; h < k->ne[2]; ++h) {  // inside, as the heads of a position lie side by side
                 const rows_of keys(k, key, n, h, b, c.width, 4), values(v, key, n, h, b, c.value_width, 5);
-                with_types(rows, rows_of::is_f16(k), [&](auto R, auto type) {
-                    scores_of<R, decltype(type)>(queries + (h * c.share + first) * c.width, keys, values, n, c.width, scores);
-                });
-                const floats factors = softmax[g].add(scores, n, scale, [&](int64_t j) {
-                    floats x = all(mask != nullptr ? bias[j] : 0);
-                    for (int64_t r = 0; r < rows && Nq > 1 && mask != nullptr; ++r) x[r] = bias[(first + r) % Nq * keys_at_once + j];
-                    return x;
-                });
-                with_types(rows, rows_of::is_f16(v), [&](auto R, auto type) {
-                    float f[lanes];
-                    store(f, factors);
-                    add_values<R, decltype(type)>(scores, values, n, c.value_width, f, mine + g * c.kept() + 2 * lanes);
-                });
+                for (int64_t first = 0; first < c.share; first += lanes) {
+                    const int64_t g = h * groups_of_head + first / lanes, rows = std::min<int64_t>(lanes, c.share - first);
+                    with_types(rows, rows_of::is_f16(k), [&](auto R, auto type) {
+                        scores_of<R, decltype(type)>(queries + (h * c.share + first) * c.width, keys, values, n, c.width, scores);
+                    });
+                    const floats factors = softmax[g].add(scores, n, scale, [&](int64_t j) {
+                        floats x = all(mask != nullptr ? bias[j] : 0);
+                        for (int64_t r = 0; r < rows && Nq > 1 && mask != nullptr; ++r) x[r] = bias[(first + r) % Nq * keys_at_once + j];
+                        return x;
+                    });
+                    with_types(rows, rows_of::is_f16(v), [&](auto R, auto type) {
+                        float f[lanes];
+                        store(f, factors);
+                        add_values<R, decltype(type)>(scores, values, n, c.value_width, f, mine + g * c.kept() + 2 * lanes);
+                    });
+                }
             }
         }
         for (int64_t g = 0; g < c.groups; ++g) {
