@@ -21,8 +21,6 @@ namespace {
 constexpr int64_t most_queries = 16;  // with more the tiles of attention.cpp are faster
 constexpr int64_t keys_at_once = 64, fetched_ahead = 16;
 
-int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
 // How an operation is cut. A row is a query of one head; those of heads that share keys follow each other and make groups of `lanes`, the
 // last of which may be smaller. Widths are of rows padded to whole vectors.
 struct cut {
@@ -92,15 +90,15 @@ template <int R, class T> void scores_of(const float * queries, const rows_of & 
 }
 
 // Scales R sums [R, width] by their factors [R], and adds n values by their weights [n, lanes].
-template <int R, class T> void add_values(const float * weights, const rows_of & values, int64_t n, int64_t width, const float * factors, float * sums) {
+template <int R, class T> void add_values(const float * weights, const rows_of & values, int64_t n, int64_t width, const float * factors, float * to) {
     for (int64_t c = 0; c < width; c += lanes) {
         floats s[R];
-        for (int r = 0; r < R; ++r) s[r] = load(sums + r * width + c) * factors[r];
+        for (int r = 0; r < R; ++r) s[r] = load(to + r * width + c) * factors[r];
         for (int64_t j = 0; j < n; ++j) {
             const floats x = load(values.row<T>(j) + c);
             for (int r = 0; r < R; ++r) s[r] += all(weights[j * lanes + r]) * x;
         }
-        for (int r = 0; r < R; ++r) store(sums + r * width + c, s[r]);
+        for (int r = 0; r < R; ++r) store(to + r * width + c, s[r]);
     }
 }
 

@@ -33,8 +33,6 @@ constexpr int64_t max_outliers = 32;     // input channels in f32
 constexpr int64_t rows_at_once = 128;    // of a product, so that its s32 result stays in the L2 cache
 constexpr int64_t few = 4;               // rows that go as two each, and that every thread quantizes by itself: cheaper than waiting
 
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 // The two kinds of rows. k is a multiple of 64, rows lie k apart, those of C a multiple of 16.
 size_t row_bytes(int64_t k) { return wide_rows() ? 2 * size_t(k) : size_t(k); }
 

@@ -16,6 +16,8 @@ namespace ub::accel {
 constexpr int src_bias = 2, src_scale = 3, src_residual = 4;
 constexpr int param_gelu = 8;  // index in op_params
 
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
 // Pieces of work numbered from 0, taken by whichever thread is free. All threads make one, with the same number.
 class pieces {
   public:
