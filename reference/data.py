@@ -240,10 +240,10 @@ class Dataset:
         y = F.avg_pool2d(F.grid_sample(y, grid[owner], mode="bilinear", align_corners=False), 2)[:, 0]
         return intensity(x, drawn.jitter), owner, torch.tensor(drawn.phrases, device=device), y
 
-    def views(self, numbers, size, rng, boxes=0.4):
+    def views(self, numbers, size, cells, rng, boxes=0.4):
         """Augmented images for the language branch and what each shows.
 
-        Returns uint8-valued f32 [B, 3, size, size], a View an image, coverage [B, classes, 16, 16] of every known class in 0..1, its
+        Returns uint8-valued f32 [B, 3, size, size], a View an image, coverage [B, classes, cells, cells] of every known class in 0..1, its
         weight [B, classes] (0 where nobody annotated the class), and for every view a function that counts components.
         """
         grid_of = [affine(self.rows[i].info["source"], rng) for i in numbers]
@@ -252,11 +252,11 @@ class Dataset:
         raw, y = self.pixels(numbers, [k for i in numbers for k in self.rows[i].masks])
         x = intensity(F.grid_sample(raw, grid, mode="bilinear", align_corners=False), jitters([self.rows[i].family for i in numbers], rng))
         y = F.grid_sample(y, grid[owner], mode="bilinear", align_corners=False)
-        coverage = F.adaptive_avg_pool2d(y, 16)[:, 0]
+        coverage = F.adaptive_avg_pool2d(y, cells)[:, 0]
         coarse = F.adaptive_max_pool2d(y, 56)[:, 0] > 0.5
         parts = cache(lambda k: components(coarse[k : k + 1])[0])
         views, counters = [], []
-        dense = torch.zeros(len(numbers), len(self.phrases) - 1, 16, 16)
+        dense = torch.zeros(len(numbers), len(self.phrases) - 1, cells, cells)
         known = torch.zeros(len(numbers), len(self.phrases) - 1)
         at = 0
         for b, i in enumerate(numbers):
@@ -266,7 +266,7 @@ class Dataset:
             view.absent += [self.foreign(row, rng)]
             for phrase in row.phrases:
                 phrase = swap_sides(phrase) if mirrored else phrase
-                if phrase in self.phrase_id and coverage[at].sum() > 0.1:
+                if phrase in self.phrase_id and coverage[at].mean() > 0.0004:
                     view.shown.append((phrase, coverage[at].numpy()))
                     dense[b, self.phrase_id[phrase]] = coverage[at]
                     counts[phrase] = at

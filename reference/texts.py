@@ -91,7 +91,7 @@ def plural(name):
 
 @dataclass
 class View:
-    """One augmented image: its row, the targets it shows with their coverage [16, 16] in 0..1, and the boxed target if any."""
+    """One augmented image: its row, the targets it shows with their coverage [cells, cells] in 0..1, and the boxed target if any."""
 
     row: object
     shown: list  # (phrase, coverage)

@@ -6,6 +6,7 @@ the table at [SEG]; `export` writes a checkpoint folder of both. A stage resumes
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -41,9 +42,6 @@ ABOUT = {
     "thumbnail": False,
     "prompted_slices": 5,
 }
-VISION = VisionConfig(
-    image_size=224, patch_size=14, hidden_size=192, intermediate_size=768, num_hidden_layers=8, num_attention_heads=3
-)
 TRAINING = "training.safetensors"  # beside an exported checkpoint: what only the training needs
 CURVE = "curve.jsonl"  # in the work folder: a line an evaluation on the validation split, the learning curve
 POOR = 0.4  # predicted IoU of a target that is there, at least: else the empty mask, right as often as targets are absent, wins over poor masks
@@ -57,6 +55,12 @@ def sam2_config(size):
         image_size=size, hiera_embed_dim=64, hiera_num_heads=1, hiera_stages=[1, 2, 6, 2], hiera_global_att_blocks=[5, 8],
         hiera_window_spec=windows, d_model=128, memory_dim=32, memory_attention_num_layers=1, memory_attention_mlp_dim=128,
         decoder_num_heads=4, decoder_mlp_dim=512, decoder_iou_head_hidden_dim=128,
+    )  # fmt: skip
+
+
+def vision_config(tile):
+    return VisionConfig(
+        image_size=tile, patch_size=14, hidden_size=192, intermediate_size=768, num_hidden_layers=8, num_attention_heads=3
     )  # fmt: skip
 
 
@@ -503,11 +507,12 @@ def train_language(args):
     data = Dataset(args.data, args.work)
     words = vocabulary(data, args)
     weights, numbers = data.weights(), data.splits["train"]
-    per_tile = VISION.grid**2 // 4
+    vision = vision_config(args.tile)
+    per_tile = vision.grid**2 // 4
 
     def make(step):
         rng = generator(args, "language", step)
-        x, views, dense, known, counters = data.views(rng.choice(numbers, args.batch, p=weights), VISION.image_size, rng)
+        x, views, dense, known, counters = data.views(rng.choice(numbers, args.batch, p=weights), args.tile, vision.grid, rng)
         samples = []
         for view, counter in zip(views, counters):
             drawn = texts.samples(view, rng, args.questions, data.phrases, data.sites, counter)
@@ -521,7 +526,7 @@ def train_language(args):
     config = language_config(len(words))
     table = load_masks(args, data).table.weight.detach()
     spread = table.var()
-    model = Reader(VISION, config, table.shape[1], len(data.phrases) - 1, len(data.families) + len(data.findings))
+    model = Reader(vision, config, table.shape[1], len(data.phrases) - 1, len(data.families) + len(data.findings))
     initialise(model)
     for layer in model.vision_model.encoder.layers:
         nn.init.constant_(layer.ls1, 0.5)
@@ -565,7 +570,7 @@ def train_language(args):
             groups = [(im, [j for j in job if not j[4]]) for im, job in zip(images, jobs)]
             boxed = [(draw_box(im, j[4]), [j]) for im, job in zip(images, jobs) for j in job if j[4]]
             for group in filter(None, (groups, boxed)):
-                x = torch.from_numpy(np.stack([np.asarray(im.resize((VISION.image_size,) * 2)) for im, _ in group])).to(args.device)
+                x = torch.from_numpy(np.stack([np.asarray(im.resize((args.tile, args.tile))) for im, _ in group])).to(args.device)
                 s = Packed(words, [[("<image>" + q, a, p) for _, q, a, p, _ in job] for _, job in group], per_tile).to(args.device)
                 logits, e, _, _ = run(x.permute(0, 3, 1, 2).float(), s)
                 hit = logits.argmax(1) == s.ids[s.row, s.column]
@@ -601,8 +606,20 @@ def start_from(args, name, model):
     stored = load_file(Path(args.init) / "model.safetensors") | load_file(Path(args.init) / TRAINING)
     prefix = "grounding_encoder.sam2_model."
     stored = {("sam." + k.removeprefix(prefix) if k.startswith(prefix) else k): v.float() for k, v in stored.items()}
+    mine = model.state_dict()
+    for k in filter(mine.__contains__, stored):
+        if k.endswith("position_embedding"):
+            stored[k] = resize_positions(stored[k], mine[k].shape[1])
     fits = lambda k, v: k in stored and stored[k].shape == v.shape
-    model.load_state_dict({k: stored[k] if fits(k, v) else v for k, v in model.state_dict().items()})
+    model.load_state_dict({k: stored[k] if fits(k, v) else v for k, v in mine.items()})
+
+
+def resize_positions(table, count):
+    """A vision tower's position table [1, 1 + cells, C] for a square grid of another size: [1, count, C]; the class token's stays."""
+    side, wanted = math.isqrt(table.shape[1] - 1), math.isqrt(count - 1)
+    cells = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    cells = F.interpolate(cells, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], cells.flatten(2).transpose(1, 2)], dim=1)
 
 
 def averaged(path, model):
@@ -657,12 +674,13 @@ def export(args):
     masks = load_masks(args, data)
     if args.empty:
         calibrate(masks, data, args.size, args.empty)
-    reader = Reader(VISION, config, masks.table.weight.shape[1], len(data.phrases) - 1, len(data.families) + len(data.findings))
+    vision = vision_config(args.tile)
+    reader = Reader(vision, config, masks.table.weight.shape[1], len(data.phrases) - 1, len(data.families) + len(data.findings))
     initialise(reader)
     start_from(args, "language", reader)
     if (Path(args.work) / "language.pt").exists():
         averaged(Path(args.work) / "language.pt", reader)
-    model = UniBiomed(VISION, config, masks.sam.config, words, ABOUT)
+    model = UniBiomed(vision, config, masks.sam.config, words, ABOUT)
     model.grounding_encoder.sam2_model = masks.sam
     for part in ("vision_model", "language_model", "mlp1", "text_hidden_fcs"):
         setattr(model, part, getattr(reader, part))
@@ -677,6 +695,7 @@ def main():
     parser.add_argument("--work", required=True, help="folder for the pixel cache and the training state")
     parser.add_argument("--stage", choices=["sam", "language", "export"], required=True)
     parser.add_argument("--size", type=int, default=256, help="SAM 2 image size, 128, 192, 256, 384, 512 or 768; weights fit every size")
+    parser.add_argument("--tile", type=int, default=224, help="language and export: side of the vision tower's tile, a multiple of 28; weights fit every size")
     parser.add_argument("--steps", type=int, default=20000, help="last step of the stage")
     parser.add_argument("--minutes", type=float, help="length of this run, if it ends before --steps; on a GPU that is lent for a while")
     parser.add_argument("--decay", type=float, default=0.3, help="last part of the stage, or of --minutes, over which the learning rate falls; 0: none")

@@ -13,6 +13,9 @@
 #include <cstring>
 #include <mutex>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -31,7 +34,10 @@ mode wanted_mode() {
 // Without these a product of u8 by s8 saturates in 16 bits.
 bool has_int8_dot_products() {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512vnni") || ggml_cpu_has_avx_vnni();
+    unsigned a = 0, b, c, d;
+    __get_cpuid_count(7, 1, &a, &b, &c, &d);
+    const bool avx_vnni = (a >> 4 & 1) != 0;  // not every compiler's __builtin_cpu_supports knows it
+    return avx_vnni || __builtin_cpu_supports("avx512vnni");
 #else
     return false;
 #endif

@@ -90,6 +90,8 @@ struct runner {
 
 } // namespace
 
+TEST_CASE("what computes here") { MESSAGE(accel::description()); }
+
 TEST_CASE("products in f32 agree with double precision for every type of weight") {
     if (skipped()) return;
     struct shape { int64_t K, N, M; };
