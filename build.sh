@@ -13,6 +13,7 @@ usage: ./build.sh COMMAND [OPTIONS]
   demo                     build, then ask all tasks of example images: out/demo/index.html
   test                     all checks: formatting, vet, C++ tests, Go tests with cgo, with -race and without cgo, benchmarks once
   test asan | test tsan    the C++ tests under the address and undefined-behaviour, or the thread sanitizer
+  test arm64               the C++ tests and an answer of unibiomed-nano on an emulated ARM processor
   test vulkan | test cuda  C++ tests of graphs, towers, sessions and the golden mask decoder on the first GPU, for CUDA also the golden cases; for Vulkan Mesa's software driver will do
   bench [GO TEST OPTIONS]  the Go benchmarks, then the speed and memory of every stage of the model
   clean                    remove everything that was built
@@ -153,7 +154,7 @@ build() {
 		*) fail "build does not know $1" ;;
 		esac
 	done
-	case $preset in cpu | cuda | vulkan) ;; *) fail "no preset $preset to build: cpu, cuda, vulkan (and test asan, test tsan)" ;; esac
+	case $preset in cpu | cuda | vulkan) ;; *) fail "no preset $preset to build: cpu, cuda, vulkan (and test asan, test tsan, test arm64)" ;; esac
 	check_tools
 	say "native library, preset $preset"
 	native "$preset"
@@ -183,6 +184,23 @@ test_sanitized() {
 		LSAN_OPTIONS=suppressions=$PWD/csrc/tests/lsan.supp:print_suppressions=0 \
 		TSAN_OPTIONS=halt_on_error=1:suppressions=$PWD/csrc/tests/tsan.supp:print_suppressions=0 \
 		ctest --test-dir "build/$1" --output-on-failure
+}
+
+test_arm64() {
+	check_tools
+	command -v aarch64-linux-gnu-g++ >/dev/null || fail "test arm64 needs a cross compiler: g++-aarch64-linux-gnu on Debian and Ubuntu"
+	command -v qemu-aarch64 >/dev/null || fail "test arm64 needs QEMU's user emulation: qemu-user on Debian and Ubuntu"
+	say "C++ tests, preset arm64"
+	native arm64
+	ctest --test-dir build/arm64 --output-on-failure
+	say "unibiomed-nano's answer on ARM and here"
+	build
+	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build -o build/bin/unibiomed-arm64 ./cmd/unibiomed
+	local question=(segment models/examples/xray.png 'left lung in chest X-Ray' --json --quiet) there here
+	here=$(build/bin/unibiomed "${question[@]}" | grep -E '"(answer|status|selected)"')
+	there=$(UNIBIOMED_LIB=build/arm64/lib qemu-aarch64 -L /usr/aarch64-linux-gnu build/bin/unibiomed-arm64 "${question[@]}" | grep -E '"(answer|status|selected)"')
+	printf '%s\n' "$there"
+	[ "$there" = "$here" ] || fail "the answer on ARM differs from the one here: $here"
 }
 
 # test_gpu PRESET: build/lib is the preset's afterwards, until the next build
@@ -257,6 +275,7 @@ test)
 	case ${1:-} in
 	'') test_all ;;
 	asan | tsan) test_sanitized "$1" ;;
+	arm64) test_arm64 ;;
 	vulkan | cuda) test_gpu "$1" ;;
 	*) fail "test does not know $1" ;;
 	esac

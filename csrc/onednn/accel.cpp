@@ -13,9 +13,7 @@
 #include <cstring>
 #include <mutex>
 
-#if defined(__x86_64__)
 #include <cpuid.h>
-#endif
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -33,14 +31,10 @@ mode wanted_mode() {
 
 // Without these a product of u8 by s8 saturates in 16 bits.
 bool has_int8_dot_products() {
-#if defined(__x86_64__)
     unsigned a = 0, b, c, d;
     __get_cpuid_count(7, 1, &a, &b, &c, &d);
     const bool avx_vnni = (a >> 4 & 1) != 0;  // not every compiler's __builtin_cpu_supports knows it
     return avx_vnni || __builtin_cpu_supports("avx512vnni");
-#else
-    return false;
-#endif
 }
 
 bool int8_on() {
@@ -54,12 +48,8 @@ ggml_backend_buffer_type_t buffer_type();
 
 // Products of bf16 are faster than those of f32.
 bool bf16_on() {
-#if defined(__x86_64__)
     static const bool on = wanted_mode() == mode::on && __builtin_cpu_supports("avx512bf16");
     return on;
-#else
-    return false;
-#endif
 }
 
 bool is_packed(const ggml_tensor * w) { return w->buffer != nullptr && w->buffer->buft == buffer_type(); }
