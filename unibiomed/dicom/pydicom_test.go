@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/unibiomed/go-unibiomed/unibiomed/dicom"
-	_ "github.com/unibiomed/go-unibiomed/unibiomed/dicom/codecs"
+	"github.com/unibiomed/go-unibiomed/unibiomed/dicom/codecs"
 	"github.com/unibiomed/go-unibiomed/unibiomed/volume"
 	"github.com/unibiomed/go-unibiomed/unibiomed/volume/volumetest"
 )
@@ -81,7 +81,7 @@ func requireEqualsPydicom(t *testing.T, files []string) {
 			}
 			continue
 		}
-		if name == "JPEG2000-embedded-sequence-delimiter.dcm" {
+		if name == "JPEG2000-embedded-sequence-delimiter.dcm" && codecs.Available() == nil {
 			// Made to test parsers: the width and height in its stream are overwritten, and pydicom shows what GDCM left.
 			require.ErrorContains(t, err, "JPEG 2000 header")
 			continue
