@@ -13,7 +13,7 @@ usage: ./build.sh COMMAND [OPTIONS]
   demo                     build, then ask all tasks of example images: out/demo/index.html
   test                     all checks: formatting, vet, C++ tests, Go tests with cgo, with -race and without cgo, benchmarks once
   test asan | test tsan    the C++ tests under the address and undefined-behaviour, or the thread sanitizer
-  test arm64               the C++ tests and an answer of unibiomed-nano on an emulated ARM processor
+  test arm64               the C++ tests, Go tests and an answer of unibiomed-nano on an emulated ARM processor
   test vulkan | test cuda  C++ tests of graphs, towers, sessions and the golden mask decoder on the first GPU, for CUDA also the golden cases; for Vulkan Mesa's software driver will do
   bench [GO TEST OPTIONS]  the Go benchmarks, then the speed and memory of every stage of the model
   clean                    remove everything that was built
@@ -193,12 +193,17 @@ test_arm64() {
 	say "C++ tests, preset arm64"
 	native arm64
 	ctest --test-dir build/arm64 --output-on-failure
+	local on_arm="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+	say "Go tests on ARM that need no native library"
+	# Without those that start themselves again, or a server that does: QEMU has no part in that.
+	go list ./... | grep -vE '/go-unibiomed/(bindings|cmd/unibiomed|models|unibiomed)$' |
+		GOOS=linux GOARCH=arm64 CGO_ENABLED=0 xargs go test -timeout 40m -skip '^(TestFullDisk|TestOrthanc)$' -exec "$on_arm"
 	say "unibiomed-nano's answer on ARM and here"
 	build
 	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build -o build/bin/unibiomed-arm64 ./cmd/unibiomed
 	local question=(segment models/examples/xray.png 'left lung in chest X-Ray' --json --quiet) there here
 	here=$(build/bin/unibiomed "${question[@]}" | grep -E '"(answer|status|selected)"')
-	there=$(UNIBIOMED_LIB=build/arm64/lib qemu-aarch64 -L /usr/aarch64-linux-gnu build/bin/unibiomed-arm64 "${question[@]}" | grep -E '"(answer|status|selected)"')
+	there=$(UNIBIOMED_LIB=build/arm64/lib $on_arm build/bin/unibiomed-arm64 "${question[@]}" | grep -E '"(answer|status|selected)"')
 	printf '%s\n' "$there"
 	[ "$there" = "$here" ] || fail "the answer on ARM differs from the one here: $here"
 }

@@ -16,7 +16,7 @@ from ..model import UniBiomed
 from ..preprocess import sam_table
 from ..sam2 import MaskDecoder, Sam2Config
 from ..muon import Muon, orthogonal
-from ..train import Loader, Packed, Reader, drop_paths, mask_loss, normalise, rate
+from ..train import Loader, Packed, Reader, drop_paths, mask_loss, normalise, rate, resize_positions
 from ..vision import VisionConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +42,20 @@ def test_packed_questions_do_not_see_each_other():
         mine = whole.question == n
         torch.testing.assert_close(states[whole.row[mine], whole.column[mine]], alone[one.row, one.column])
     assert whole.seg_question.tolist() == [0]
+
+
+def test_positions_of_a_larger_tile_lie_where_they_were():
+    ramp = torch.linspace(0, 1, 4).repeat(4, 1)
+    table = torch.cat([torch.tensor([[[7.0, 8.0]]]), torch.stack([ramp, ramp.T], dim=-1).reshape(1, 16, 2)], dim=1)
+    torch.testing.assert_close(resize_positions(table, 17), table)
+    larger = resize_positions(table, 65)
+    assert larger.shape == (1, 65, 2)
+    assert larger[0, 0].tolist() == [7.0, 8.0]  # of the class token
+    across, down = larger[0, 1:].reshape(8, 8, 2).unbind(-1)
+    torch.testing.assert_close(across, down.T)
+    torch.testing.assert_close(across[3], across[0])
+    assert (across[0].diff() > 0).all()
+    torch.testing.assert_close(across[0].mean(), torch.tensor(0.5))
 
 
 def test_packed_equals_inference():
