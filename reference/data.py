@@ -266,7 +266,7 @@ class Dataset:
             view.absent += [self.foreign(row, rng)]
             for phrase in row.phrases:
                 phrase = swap_sides(phrase) if mirrored else phrase
-                if phrase in self.phrase_id and coverage[at].mean() > 0.0004:
+                if phrase in self.phrase_id and coverage[at].mean() > 0.1 / 16**2:  # a tenth of a cell at a tile of 224 pixels
                     view.shown.append((phrase, coverage[at].numpy()))
                     dense[b, self.phrase_id[phrase]] = coverage[at]
                     counts[phrase] = at

@@ -56,7 +56,7 @@ bool is_packed(const ggml_tensor * w) { return w->buffer != nullptr && w->buffer
 
 struct traits : ggml::cpu::tensor_traits {
     bool work_size(int n_threads, const ggml_tensor * op, size_t & size) override {
-        size = op->op == GGML_OP_MUL_MAT && is_packed(op->src[0])         ? int8_work(op, n_threads)
+        size = op->op == GGML_OP_MUL_MAT && is_packed(op->src[0])       ? int8_work(op, n_threads)
                : op->op == GGML_OP_FLASH_ATTN_EXT && few_queries(op) ? few_queries_work(op, n_threads)
                                                                      : 0;
         return true;

@@ -90,7 +90,10 @@ struct runner {
 
 } // namespace
 
-TEST_CASE("what computes here") { MESSAGE(accel::description()); }
+TEST_CASE("the description says whether products are in int8") {
+    MESSAGE(accel::description());
+    CHECK((accel::description().find("int8") != std::string::npos) == (accel::int8_buffer_type() != nullptr));
+}
 
 TEST_CASE("products in f32 agree with double precision for every type of weight") {
     if (skipped()) return;

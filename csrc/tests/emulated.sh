@@ -23,7 +23,7 @@ bochs=${BOCHS:-bochs} kernel=${KERNEL:-}
 bios=/usr/share/bochs/BIOS-bochs-latest vga=/usr/share/vgabios/vgabios.bin
 boot=/usr/lib/ISOLINUX/isolinux.bin loader=/usr/lib/syslinux/modules/bios/ldlinux.c32
 missing=
-command -v "$bochs" >/dev/null || missing+=" Bochs (BOCHS)"
+bochs=$(realpath -e "$(command -v "$bochs")" 2>/dev/null) || missing+=" Bochs (BOCHS)"  # it starts in another folder
 [ -f "$kernel" ] || missing+=" a kernel (KERNEL)"
 for need in "$bios bochsbios" "$vga vgabios" "$boot isolinux" "$loader syslinux-common" "/bin/busybox busybox-static" "/usr/bin/xorriso xorriso" "/usr/bin/cpio cpio"; do
 	[ -e "${need% *}" ] || missing+=" ${need#* }"
@@ -72,7 +72,7 @@ label linux
 MENU
 xorriso -as mkisofs -quiet -o "$work/disk.iso" -b isolinux.bin -c boot.cat -no-emul-boot -boot-load-size 4 -boot-info-table "$work/iso" 2>/dev/null
 
-# --- the machine. A tick of the kernel every few thousand instructions, so that a thread that waits for another does not wait long.
+# --- the machine. A tick of the kernel (250 Hz) every 80,000 instructions, so that a thread that waits for another does not wait long.
 cat >"$work/bochsrc" <<CONFIG
 cpu: model=$cpu, count=1, ips=20000000, ignore_bad_msrs=1
 memory: guest=1024, host=1024
