@@ -82,7 +82,8 @@ ggml_tensor * relu_mlp(const graph & g, const std::vector<linear_weights> & laye
 ggml_tensor * split_heads(const graph & g, ggml_tensor * x, int64_t heads);
 // softmax(q k^T * scale) v in f32. q {C, Nq, heads, B}, k {C, Nk, heads, B}, v {Cv, Nk, heads, B}, views are fine
 // -> {Cv*heads, Nq, B}. Scores are made for groups of items, heads and queries so that one buffer stays within g.score_bytes.
-// coarse: products may be of bf16, or on a GPU of f16 in one operation, as suits a block whose linear layers are coarser than that.
+// coarse: products may be of bf16 or of levels in 16 bits, or on a GPU of f16 in one operation, as suits a block whose linear layers are
+// coarser than that.
 ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, bool coarse = false);
 
 // Whether a block with this weight computes coarser than f32: in int8 on the CPU, and on a GPU with any type below f32.

@@ -21,11 +21,8 @@ constexpr int64_t queries_at_once = 144, keys_at_once = 512;
 
 bool rows_are_plain(const ggml_tensor * t) { return t->nb[0] == ggml_type_size(t->type) && t->nb[1] >= ggml_row_size(t->type, t->ne[0]); }
 
-// The largest equal parts of n that are not above most.
-int64_t even(int64_t n, int64_t most) {
-    const int64_t parts = std::max<int64_t>(1, (n + most - 1) / most);
-    return std::max<int64_t>(1, (n + parts - 1) / parts);
-}
+// Whether the rows of a head are so far apart that many of them share a few places of the cache, and are gathered better once.
+bool apart(const ggml_tensor * t) { return t->nb[1] >= 2048; }
 
 // Rows of one head as the products take them: f32 where they lie, or copied as f32 or bf16, `width` apart and padded with zeros.
 struct operand {
@@ -37,12 +34,13 @@ struct operand {
 };
 
 operand gather(const ggml_tensor * t, int64_t first, int64_t n, int64_t head, int64_t batch, bool bf16, int64_t width, int slot) {
-    if (!bf16 && t->type == GGML_TYPE_F32) return {at<const char>(t, first, head, batch), int64_t(t->nb[1] / sizeof(float)), sizeof(float)};
+    if (!bf16 && t->type == GGML_TYPE_F32 && !apart(t)) return {at<const char>(t, first, head, batch), int64_t(t->nb[1] / sizeof(float)), sizeof(float)};
     const int64_t C = t->ne[0];
     float * wide = scratch(slot, size_t(n * width + (bf16 ? C : 0)));
     uint16_t * narrow = reinterpret_cast<uint16_t *>(wide);
     for (int64_t i = 0; i < n; ++i) {
         float * row = wide + (bf16 ? n : i) * width;
+        fetch_ahead(t, first + i, head, batch);
         widen(t, first + i, head, batch, row);
         if (bf16) {
             each(C, [&](int64_t c, int count) { store_bf16(narrow + i * width + c, load_n(row + c, count), count); });
@@ -74,11 +72,10 @@ void attention(const ggml_compute_params * p, ggml_tensor * op, bool bf16) {
     const int64_t C = q->ne[0], Cv = v->ne[0], Nq = q->ne[1], Nk = k->ne[1], heads = q->ne[2], batch = q->ne[3];
     const int64_t share = heads / k->ne[2];                     // query heads of a key head
     const int64_t width = bf16 ? (C + 31) / 32 * 32 : C;        // of copied queries and keys: tiles of bf16 hold pairs of 16
-    const bool    copied = bf16 || k->type != GGML_TYPE_F32;
+    const bool    copied = bf16 || k->type != GGML_TYPE_F32 || apart(k);
 
     // A piece is some tiles of one head: as many as there are where keys and values are copied for it, but enough pieces for all threads.
-    int64_t tile = Nq <= queries_at_once ? std::max<int64_t>(1, Nq) : (even(Nq, queries_at_once) + 15) / 16 * 16;
-    while (tile > 32 && ((Nq + tile - 1) / tile) * heads * batch < 4 * p->nth) tile = (tile + 1) / 2;
+    const int64_t tile = tile_of_queries(Nq, queries_at_once, heads * batch, p->nth);
     const int64_t tiles = (Nq + tile - 1) / tile, block = (even(Nk, keys_at_once) + 63) / 64 * 64;
     const int64_t parts = copied ? std::min(tiles, std::max<int64_t>(1, 4 * p->nth / (heads * batch))) : tiles;
 

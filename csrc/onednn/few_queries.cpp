@@ -69,11 +69,6 @@ struct rows_of {
     template <class T> const T * row(int64_t i) const { return reinterpret_cast<const T *>(data + size_t(i) * stride); }
 };
 
-// Asks for a row before its turn.
-inline void fetch(const char * row, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
-}
-
 // Scores [n, lanes] of n keys and R queries [R, width]. Meanwhile their values come from memory, and the keys after them.
 template <int R, class T> void scores_of(const float * queries, const rows_of & keys, const rows_of & values, int64_t n, int64_t width, float * scores) {
     for (int64_t j = 0; j < n; ++j) {

@@ -1,10 +1,10 @@
-// int16.cpp: products of s16 rows by s8 weights, for processors with AVX2 that have no dot products of 8 bits.
+// int16.cpp: products of s16 rows by s8 weights, for processors with AVX2 that have no dot products of 8 bits, and by s16.
 //
 // There a product of u8 by s8 saturates in 16 bits. vpmaddwd multiplies s16 by s16 and adds pairs in s32, exactly, at more than
 // one and a half times the rate of f32. Weights stay s8 in memory and are widened a panel at a time, into the L1 cache.
 //
 // Packed: panels of 16 output channels, the last padded with zeros; in a panel [k / 2][channel][2], so that a pair of input
-// channels is 32 bytes.
+// channels is 32 bytes, of s16 64.
 
 #include "onednn/kernels.h"
 
@@ -20,7 +20,7 @@ namespace ub::accel {
 
 namespace {
 
-constexpr int64_t width = 16;  // channels of a panel
+constexpr int64_t width = int16_panel;
 constexpr int64_t depth_at_once = 512;  // input channels: a widened panel of so many fills half the L1 cache
 
 int64_t panels(int64_t n) { return (n + width - 1) / width; }
@@ -59,9 +59,9 @@ inline void transpose(const __m128i in[8], __m128i out[8]) {
 inline __m256i wide(const int8_t * p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
 inline __m256i wide(const int16_t * p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
 
-// C[R, 16] (+)= A[R, k] by a panel, of s8 or widened. Twelve sums, two halves of a pair of input channels, a value of A and a
+// C[R, 16] (+)= A[R, k] by a panel, of s8 or s16. Twelve sums, two halves of a pair of input channels, a value of A and a
 // product are sixteen registers at R = 6.
-template <int R, class T> void tile(const int16_t * A, int64_t a, const T * panel, int64_t k, int32_t * C, int64_t c, bool accumulate) {
+template <int R, class T> __attribute__((noinline)) void tile(const int16_t * A, int64_t a, const T * panel, int64_t k, int32_t * C, int64_t c, bool accumulate) {
     __m256i sums[R][2];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
@@ -88,14 +88,33 @@ template <int R, class T> void tile(const int16_t * A, int64_t a, const T * pane
     }
 }
 
+// C[R, 16] += factors[R] * (A[R, k] by a panel), in f32.
+template <int R> void weighted_tile(const int16_t * A, int64_t a, const int16_t * panel, int64_t k, const float * factors, int64_t f, float * C, int64_t c) {
+    alignas(32) int32_t sums[R * width];
+    tile<R>(A, a, panel, k, sums, width, false);
+    for (int r = 0; r < R; ++r) {
+        const __m256 factor = _mm256_set1_ps(factors[r * f]);
+        for (int half = 0; half < 2; ++half) {
+            float * at = C + r * c + 8 * half;
+            const __m256 x = _mm256_cvtepi32_ps(_mm256_load_si256(reinterpret_cast<const __m256i *>(sums + r * width + 8 * half)));
+            _mm256_storeu_ps(at, _mm256_add_ps(_mm256_mul_ps(x, factor), _mm256_loadu_ps(at)));
+        }
+    }
+}
+
+// f(r, n) for groups of n rows from r on, as even as can be, 6 at most.
+template <class F> void by_groups(int64_t rows, F && f) {
+    for (int64_t r = 0, groups = (rows + 5) / 6; r < rows; --groups) {
+        const int64_t n = (rows - r + groups - 1) / groups;
+        f(r, n);
+        r += n;
+    }
+}
+
 template <class T> void rows_by_panel(int64_t rows, const int16_t * A, int64_t a, const T * panel, int64_t k, int32_t * C, int64_t c, bool accumulate) {
     using kernel = void (*)(const int16_t *, int64_t, const T *, int64_t, int32_t *, int64_t, bool);
     constexpr kernel kernels[] = {tile<1, T>, tile<2, T>, tile<3, T>, tile<4, T>, tile<5, T>, tile<6, T>};
-    for (int64_t r = 0, groups = (rows + 5) / 6; r < rows; --groups) {
-        const int64_t n = (rows - r + groups - 1) / groups;  // even groups of 6 or less
-        kernels[n - 1](A + r * a, a, panel, k, C + r * c, c, accumulate);
-        r += n;
-    }
+    by_groups(rows, [&](int64_t r, int64_t n) { kernels[n - 1](A + r * a, a, panel, k, C + r * c, c, accumulate); });
 }
 
 } // namespace
@@ -135,11 +154,25 @@ void int16_multiply(int64_t m, int64_t n, int64_t k, const int16_t * A, int64_t 
     }
 }
 
+void int16_multiply(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, int32_t * C, int64_t c) {
+    rows_by_panel(m, A, a, panel, k, C, c, false);
+}
+
+void int16_add_weighted(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, const float * factors, int64_t f, float * C, int64_t c) {
+    using kernel = void (*)(const int16_t *, int64_t, const int16_t *, int64_t, const float *, int64_t, float *, int64_t);
+    constexpr kernel kernels[] = {weighted_tile<1>, weighted_tile<2>, weighted_tile<3>, weighted_tile<4>, weighted_tile<5>, weighted_tile<6>};
+    by_groups(m, [&](int64_t r, int64_t n) { kernels[n - 1](A + r * a, a, panel, k, factors + r * f, f, C + r * c, c); });
+}
+
 #else
 
 bool int16_available() { return false; }
 void int16_pack(int64_t, int64_t, const int8_t *, void *) { throw std::logic_error("products of s16 need AVX2"); }
 void int16_multiply(int64_t, int64_t, int64_t, const int16_t *, int64_t, const void *, int32_t *, int64_t) { throw std::logic_error("products of s16 need AVX2"); }
+void int16_multiply(int64_t, int64_t, const int16_t *, int64_t, const int16_t *, int32_t *, int64_t) { throw std::logic_error("products of s16 need AVX2"); }
+void int16_add_weighted(int64_t, int64_t, const int16_t *, int64_t, const int16_t *, const float *, int64_t, float *, int64_t) {
+    throw std::logic_error("products of s16 need AVX2");
+}
 
 #endif
 

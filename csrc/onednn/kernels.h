@@ -41,6 +41,10 @@ bool   int16_available();
 size_t int16_packed_size(int64_t k, int64_t n);
 void   int16_pack(int64_t k, int64_t n, const int8_t * rows, void * packed);
 void   int16_multiply(int64_t m, int64_t n, int64_t k, const int16_t * A, int64_t a, const void * packed, int32_t * C, int64_t c);
+// C[m, 16] = A[m, k] by a panel of s16, [k / 2][16][2], k even. And C[m, 16] += factors[m] * that, in f32; factors lie f apart.
+constexpr int64_t int16_panel = 16;
+void   int16_multiply(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, int32_t * C, int64_t c);
+void   int16_add_weighted(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, const float * factors, int64_t f, float * C, int64_t c);
 // The largest magnitude of an element of A with which k products by 127 fit s32.
 inline float int16_highest(int64_t k) { return float(std::min<int64_t>(INT16_MAX, INT32_MAX / (127 * k))); }
 
@@ -54,6 +58,10 @@ void   f32_mul_mat(const ggml_compute_params * p, ggml_tensor * op);
 // attention.cpp
 bool   attention_takes(const ggml_tensor * op);
 void   attention(const ggml_compute_params * p, ggml_tensor * op, bool bf16);  // products of bf16, sums in f32
+
+// int16_attention.cpp: attention without a mask, in products of s16
+bool   int16_attention_takes(const ggml_tensor * op);
+void   int16_attention(const ggml_compute_params * p, ggml_tensor * op);
 
 // few_queries.cpp: attention of what attention_takes, where few queries share keys
 bool   few_queries(const ggml_tensor * op);

@@ -55,23 +55,25 @@ inline void store(float * p, floats v, int n) { std::memcpy(p, &v, size_t(n) * s
 inline floats all(float x) { return x - floats{}; }  // an added zero would stay in the code, for the sake of -0
 
 inline floats larger(floats a, floats b) { return a > b ? a : b; }  // b where a is NaN
+// Rounded to whole numbers, ties to even; of magnitudes up to 2^22.
+inline ints whole(floats v) { return (ints) (v + 12582912.0f) - 0x4b400000; }  // 1.5 * 2^23
+
 inline floats magnitude(floats v) { return (floats) ((ints) v & 0x7fffffff); }
 
+// 0, 1, 2, ... of the lanes.
+inline ints lane_numbers() {
+    ints i;
+    for (int n = 0; n < lanes; ++n) i[n] = n;
+    return i;
+}
 inline float sum(floats v) {
-    float s[lanes];
-    std::memcpy(s, &v, sizeof s);
-    for (int n = lanes / 2; n > 0; n /= 2) {
-        for (int i = 0; i < n; ++i) s[i] += s[i + n];
-    }
-    return s[0];
+#pragma GCC unroll 4
+    for (int n = lanes / 2; n > 0; n /= 2) v += __builtin_shuffle(v, lane_numbers() ^ n);
+    return v[0];
 }
 // Lane i is the sum of v[i]. Overwrites v.
 inline floats sums(floats * v) {
-    const ints lane = [] {
-        ints i;
-        for (int n = 0; n < lanes; ++n) i[n] = n;
-        return i;
-    }();
+    const ints lane = lane_numbers();
 #pragma GCC unroll 4
     for (int step = 1; step < lanes; step *= 2) {
 #pragma GCC unroll 8
@@ -83,12 +85,9 @@ inline floats sums(floats * v) {
     return v[0];
 }
 inline float largest(floats v) {
-    float s[lanes];
-    std::memcpy(s, &v, sizeof s);
-    for (int n = lanes / 2; n > 0; n /= 2) {
-        for (int i = 0; i < n; ++i) s[i] = s[i] > s[i + n] ? s[i] : s[i + n];
-    }
-    return s[0];
+#pragma GCC unroll 4
+    for (int n = lanes / 2; n > 0; n /= 2) v = larger(v, __builtin_shuffle(v, lane_numbers() ^ n));
+    return v[0];
 }
 
 // f(i, n) for a vector at a time, n of it: n < lanes only at the end.

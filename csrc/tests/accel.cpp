@@ -251,7 +251,7 @@ TEST_CASE("attention agrees with double precision") {
     struct shape { int64_t C, Cv, Nq, Nk, heads, kv_heads, B; bool masked; ggml_type type; };
     for (shape s : {shape{64, 64, 300, 1025, 2, 2, 1, false, f32}, {72, 72, 49, 49, 3, 3, 5, false, f32}, {16, 32, 1, 7, 2, 2, 2, false, f32},
                     {256, 64, 33, 600, 1, 1, 1, false, f32}, {64, 64, 70, 70, 4, 2, 1, true, f16}, {64, 64, 20, 1300, 14, 2, 1, true, f16},
-                    {64, 32, 20, 1300, 14, 2, 1, true, q8_0},
+                    {64, 32, 20, 1300, 14, 2, 1, true, q8_0}, {80, 20, 40, 333, 4, 2, 2, false, f16}, {72, 72, 150, 513, 2, 2, 1, false, f32}, {10, 6, 17, 257, 1, 1, 3, false, f32},
                     // few_queries.cpp
                     {64, 64, 1, 2583, 14, 2, 1, true, f16}, {64, 64, 1, 3, 14, 2, 1, false, f16}, {80, 20, 3, 333, 9, 1, 2, true, f16},
                     {32, 64, 7, 130, 6, 3, 1, true, q8_0}, {20, 36, 2, 65, 4, 2, 3, false, f16}, {64, 64, 5, 700, 4, 1, 1, true, f32}, {64, 64, 16, 300, 14, 2, 1, true, f16}}) {
@@ -356,6 +356,35 @@ TEST_CASE("attention: NaN stays in its query, sharp scores and large ones do not
     });
     for (int64_t i = 0; i < N; ++i) {
         for (int64_t c = 0; c < C; ++c) CHECK(std::isnan(got[size_t(i * C + c)]) == (i == 5));
+    }
+}
+
+TEST_CASE("coarse attention: many small weights beside a large one count, what is not finite stays in its query or channel") {
+    if (skipped()) return;
+    const int64_t C = 64, N = 600, small = 3, broken = 5, zero = 7, infinite = 9;
+    std::vector<float> q(size_t(C * N), 0.0f), k(size_t(C * N), 0.0f), v(size_t(C * N), -1.0f);
+    for (int64_t i = 0; i < N; ++i) q[size_t(i * C)] = i == zero ? 0.0f : 8.0f;
+    q[size_t(small * C)] = 1e-40f;
+    q[size_t(broken * C + 1)] = std::numeric_limits<float>::quiet_NaN();
+    k[0] = 1;  // the first key's score is 8, the others' 0
+    std::fill_n(v.begin(), C, 1.0f);
+    v[size_t(20 * C + infinite)] = std::numeric_limits<float>::infinity();
+    runner r(2);
+    std::vector<float> got(q.size());
+    r.run([&](graph & g) {
+        auto in = [&](const std::vector<float> & x) { return g.input(GGML_TYPE_F32, {C, N, 1, 1}, x.data()); };
+        g.output(attention(g, in(q), in(k), in(v), 1.0f, /*coarse=*/true), got.data());
+    });
+    const double e = std::exp(8.0), others = double(N - 1);
+    for (int64_t i = 0; i < N; ++i) {
+        CAPTURE(i);
+        for (int64_t c = 0; c < C; ++c) {
+            const double x = got[size_t(i * C + c)];
+            if (i == broken) CHECK(std::isnan(x));
+            else if (c == infinite) CHECK_FALSE(std::isfinite(x));
+            else if (i == zero || i == small) CHECK(x == doctest::Approx((1 - others) / (1 + others)).epsilon(1e-3));
+            else CHECK(x == doctest::Approx((e - others) / (e + others)).epsilon(3e-3));
+        }
     }
 }
 

@@ -1,0 +1,236 @@
+// int16_attention.cpp: softmax(q k^T * scale) v in products of s16, for processors where int16.cpp is faster than f32.
+//
+// Queries and keys get a scale a row, values a scale a channel, as many levels as let the sums fit 32 bits. Weights of the softmax are
+// made for 64 keys at a time, relative to the largest score among these, so that no key loses its digits to one that lies elsewhere.
+// Between those the softmax is the running one of attention.cpp. All else, sums over more than 64 keys included, is f32.
+
+#include "onednn/attention.h"
+#include "onednn/kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace ub::accel {
+
+using namespace onednn;
+
+namespace {
+
+constexpr int64_t queries_at_once = 144, keys_at_once = 512, span = 64;
+constexpr int64_t few_keys = 256;  // with fewer, quantizing takes what products save
+constexpr float   weight_bits = 14, value_levels = 2047;
+static_assert(span * (int64_t(1) << int64_t(weight_bits)) * int64_t(value_levels) <= INT32_MAX);
+
+constexpr float log2_e = 1.44269504f, nan = std::numeric_limits<float>::quiet_NaN();
+
+// The largest magnitude of the levels of queries and keys.
+float row_levels(int64_t C) { return std::floor(std::min(float(INT16_MAX), std::sqrt(float(INT32_MAX) / float(C)) - 1)); }
+
+// What to multiply by for the largest magnitude to become `levels`, and the scale of a level: NaN where a value is not finite.
+struct unit {
+    float inverse, scale;
+
+    unit(float amax, bool finite, float levels) : inverse(amax > 0 ? levels / amax : 0), scale(finite ? amax / levels : nan) {
+        if (!finite || !std::isfinite(inverse)) inverse = 0;  // values so small that it overflows count as zeros
+    }
+};
+
+// A row of C values to levels, which are zeros where the scale returned is NaN.
+float quantize_row(const float * in, int64_t C, float levels, int16_t * to) {
+    floats most = {}, broken = {};
+    each(C, [&](int64_t c, int n) {
+        const floats v = load_n(in + c, n);
+        most = larger(magnitude(v), most);
+        broken += v * 0.0f;
+    });
+    const unit u(largest(most), sum(broken) == 0, levels);
+    each(C, [&](int64_t c, int n) {
+        const signed_shorts level = __builtin_convertvector(u.inverse == 0 ? ints{} : whole(load_n(in + c, n) * u.inverse), signed_shorts);
+        std::memcpy(to + c, &level, size_t(n) * sizeof(int16_t));
+    });
+    return u.scale;
+}
+
+// A row of t in f32: where it lies, or copied.
+const float * row_in_f32(const ggml_tensor * t, int64_t row, int64_t head, int64_t batch, float * copy) {
+    fetch_ahead(t, row, head, batch);
+    if (t->type == GGML_TYPE_F32) return at<const float>(t, row, head, batch);
+    widen(t, row, head, batch, copy);
+    return copy;
+}
+
+// Keys of one head as panels of 16 keys, [C / 2][16][2], and their scales; the last panel is filled up with zeros.
+void pack_keys(const ggml_tensor * k, int64_t head, int64_t batch, int16_t * panels, float * scales) {
+    const int64_t C = k->ne[0], N = k->ne[1], padded = round_up(N, int16_panel);
+    int16_t * levels = reinterpret_cast<int16_t *>(scratch(6, size_t(2 * C)));
+    float * copy = reinterpret_cast<float *>(levels + C + C % 2);
+    for (int64_t i = 0; i < padded; ++i) {
+        if (i < N) scales[i] = quantize_row(row_in_f32(k, i, head, batch, copy), C, row_levels(C), levels);
+        else std::fill_n(levels, C, int16_t(0)), scales[i] = 0;
+        int16_t * to = panels + i / int16_panel * int16_panel * C + i % int16_panel * 2;
+        for (int64_t c = 0; c < C; c += 2, to += 2 * int16_panel) std::memcpy(to, levels + c, 2 * sizeof(int16_t));
+    }
+}
+
+// Values of one head as panels of 16 channels, [keys / 2][16][2], and the scales of channels. Keys and channels are filled up with zeros.
+void pack_values(const ggml_tensor * v, int64_t head, int64_t batch, int16_t * panels, float * scales) {
+    const int64_t C = v->ne[0], N = v->ne[1], padded = round_up(C, int16_panel);
+    float * copies = scratch(6, size_t(4 * padded)), * inverse = copies + 2 * padded, * broken = inverse + padded;
+    std::fill_n(scales, padded, 0.0f), std::fill_n(broken, padded, 0.0f), std::fill_n(copies, 2 * padded, 0.0f);
+    for (int64_t i = 0; i < N; ++i) {
+        const float * row = row_in_f32(v, i, head, batch, copies);
+        each(C, [&](int64_t c, int n) {
+            const floats x = load_n(row + c, n);
+            store_n(scales + c, larger(magnitude(x), load_n(scales + c, n)), n);
+            store_n(broken + c, load_n(broken + c, n) + x * 0.0f, n);
+        });
+    }
+    for (int64_t c = 0; c < padded; ++c) {
+        const unit u(scales[c], broken[c] == 0, value_levels);
+        inverse[c] = u.inverse, scales[c] = u.scale;
+    }
+    const int64_t depth = round_up(N, 2);
+    for (int64_t i = 0; i < depth; i += 2) {
+        // both rows as whole panels
+        for (int64_t r = 0; r < 2; ++r) {
+            if (i + r < N) std::copy_n(row_in_f32(v, i + r, head, batch, copies + r * padded), C, copies + r * padded);
+            else std::fill_n(copies + r * padded, C, 0.0f);
+        }
+        for (int64_t c = 0; c < padded; c += lanes) {
+            const floats scale = load(inverse + c);
+            const auto level = [&](const float * row) { return scale == 0.0f ? ints{} : whole(load(row + c) * scale); };
+            const ints pairs = (level(copies) & 0xffff) | level(copies + padded) << 16;
+            std::memcpy(panels + (c / int16_panel * depth + i) * int16_panel + c % int16_panel * 2, &pairs, sizeof pairs);
+        }
+    }
+}
+
+// 2^x for x up to 127, 0 below -126, NaN for NaN: relative error 3e-6, a polynomial fitted for this project by weighted least squares.
+inline floats power_of_two(floats x) {
+    const floats shift = all(12582912.0f), n = (x + shift) - shift, r = x - n;
+    floats p = all(0.009570101967635261f);
+    p = p * r + 0.05591786076153612f;
+    p = p * r + 0.24024744830311234f;
+    p = p * r + 0.6931218146828078f;
+    p = p * r + 0.9999992614437772f;
+    return x < -126.0f ? all(0.0f) : p * (floats) (((ints) (n + shift) + 127) << 23);
+}
+
+// v, and where its count is below `lanes` the rest behind it.
+inline floats padded_with(float rest, floats v, int count) {
+    if (count == lanes) return v;
+    floats y = all(rest);
+    std::memcpy(&y, &v, size_t(count) * sizeof(float));
+    return y;
+}
+
+// Sums of products of a query by n keys in 32 bits, in place, to weights of the softmax, as s16 levels from the same place on: of every
+// `span` keys relative to the largest score among them. Scores, and `highest`, are logarithms to base 2. `factors` take what a level of each
+// span weighs; the factor for what was gathered before is returned.
+float weigh(int32_t * sums, int64_t n, const float * key_scales, float scale, float & highest, float & total, float * factors) {
+    float * scores = reinterpret_cast<float *>(sums);  // but for the scale
+    int16_t * levels = reinterpret_cast<int16_t *>(sums);
+    const int64_t spans = (n + span - 1) / span;
+    float bases[std::max<int64_t>(keys_at_once / span, lanes)], now = highest;
+    for (int64_t s = 0; s < spans; ++s) {
+        floats most = all(-INFINITY);
+        each(std::min(span, n - s * span), [&](int64_t j, int count) {
+            ints x = {};
+            std::memcpy(&x, sums + s * span + j, size_t(count) * sizeof(int32_t));
+            const floats score = __builtin_convertvector(x, floats) * load_n(key_scales + s * span + j, count);
+            store_n(scores + s * span + j, score, count);
+            most = larger(padded_with(-INFINITY, score, count), most);
+        });
+        bases[s] = largest(most) * scale;
+        now = std::max(now, bases[s]);
+    }
+    // where no score is a number all weights come to be NaN
+    const floats change = power_of_two(all(now == -INFINITY ? 0.0f : highest - now));
+    highest = now;
+    total *= change[0];
+    each(spans, [&](int64_t s, int count) { store_n(factors + s, power_of_two(load_n(bases + s, count) - (now + weight_bits)), count); });
+    for (int64_t s = 0; s < spans; ++s) {
+        const float base = bases[s] - weight_bits;
+        floats added = {};
+        each(std::min(span, n - s * span), [&](int64_t j, int count) {
+            const floats shift = all(12582912.0f);  // see whole()
+            const floats e = power_of_two(load_n(scores + s * span + j, count) * scale - base) + shift;
+            const signed_shorts level = __builtin_convertvector((ints) e, signed_shorts);
+            std::memcpy(levels + s * span + j, &level, size_t(count) * sizeof(int16_t));
+            added += padded_with(0, e - shift, count);
+        });
+        total += sum(added) * factors[s];
+    }
+    if (n % 2 != 0) levels[n] = 0;
+    return change[0];
+}
+
+} // namespace
+
+bool int16_attention_takes(const ggml_tensor * op) {
+    const ggml_tensor * q = op->src[0], * k = op->src[1], * mask = op->src[3];
+    return mask == nullptr && op->op_params[3] != GGML_PREC_F32 && q->ne[0] % 2 == 0 && k->ne[1] >= few_keys;
+}
+
+void int16_attention(const ggml_compute_params * p, ggml_tensor * op) {
+    const ggml_tensor * q = op->src[0], * k = op->src[1], * v = op->src[2];
+    float scale;
+    std::memcpy(&scale, op->op_params, sizeof scale);
+    const int64_t C = q->ne[0], Cv = v->ne[0], Nq = q->ne[1], Nk = k->ne[1], heads = q->ne[2], batch = q->ne[3];
+    const int64_t share = heads / k->ne[2], width = round_up(Cv, int16_panel), depth = round_up(Nk, 2), padded = round_up(Nk, int16_panel);
+
+    const int64_t tile = tile_of_queries(Nq, queries_at_once, heads * batch, p->nth), tiles = (Nq + tile - 1) / tile;
+    const int64_t block = round_up(even(Nk, keys_at_once), span), spans = block / span;
+    const int64_t stride = block + 16;  // of sums: no power of two, for the sake of the cache
+    const int64_t parts = std::min(tiles, std::max<int64_t>(1, 4 * p->nth / (heads * batch)));
+
+    int16_t * K = reinterpret_cast<int16_t *>(scratch(3, size_t(padded * C / 2))), * V = reinterpret_cast<int16_t *>(scratch(4, size_t(depth * width / 2)));
+    int16_t * Q = reinterpret_cast<int16_t *>(scratch(7, size_t(tile * C / 2)));
+    float * key_scales = scratch(5, size_t(padded + width)), * value_scales = key_scales + padded, * gathered = scratch(1, size_t(tile * width));
+    int32_t * sums = reinterpret_cast<int32_t *>(scratch(0, size_t(tile * stride)));
+    float * stats = scratch(2, size_t((3 + spans) * tile)), * query_scales = stats, * highest = stats + tile, * total = stats + 2 * tile, * factors = stats + 3 * tile;
+
+    pieces work(p, int(parts * heads * batch));
+    for (int piece; work.next(piece);) {
+        const int64_t part = piece % parts, h = piece / parts % heads, b = piece / parts / heads;
+        pack_keys(k, h / share, b, K, key_scales);
+        pack_values(v, h / share, b, V, value_scales);
+
+        for (int64_t first = tiles * part / parts * tile; first < std::min(Nq, tiles * (part + 1) / parts * tile); first += tile) {
+            const int64_t n = std::min(tile, Nq - first);
+            for (int64_t i = 0; i < n; ++i) {
+                fetch_ahead(q, first + i, h, b);
+                query_scales[i] = scale * log2_e * quantize_row(at<const float>(q, first + i, h, b), C, row_levels(C), Q + i * C);
+            }
+            std::fill_n(highest, n, -INFINITY);
+            std::fill_n(total, n, 0.0f);
+            std::fill_n(gathered, n * width, 0.0f);
+
+            for (int64_t key = 0; key < Nk; key += block) {
+                const int64_t keys = std::min(block, Nk - key);
+                for (int64_t j = 0; j < keys; j += int16_panel) int16_multiply(n, C, Q, C, K + (key + j) * C, sums + j, stride);
+                for (int64_t i = 0; i < n; ++i) {
+                    const float before = weigh(sums + i * stride, keys, key_scales + key, query_scales[i], highest[i], total[i], factors + i * spans);
+                    if (before == 1) continue;
+                    float * o = gathered + i * width;
+                    each(width, [&](int64_t c, int count) { store_n(o + c, load_n(o + c, count) * before, count); });
+                }
+                const int16_t * levels = reinterpret_cast<const int16_t *>(sums);
+                for (int64_t c = 0; c < width; c += int16_panel) {
+                    for (int64_t from = 0; from < keys; from += span) {
+                        const int64_t of = round_up(std::min(span, keys - from), 2);
+                        int16_add_weighted(n, of, levels + from, 2 * stride, V + c * depth + (key + from) * int16_panel, factors + from / span, spans, gathered + c, width);
+                    }
+                }
+            }
+            for (int64_t i = 0; i < n; ++i) {
+                float * out = at<float>(op, h, first + i, b);  // {Cv, heads, Nq, batch}
+                const float * o = gathered + i * width, inverse = 1 / total[i];
+                each(Cv, [&](int64_t c, int count) { store_n(out + c, load_n(o + c, count) * (load_n(value_scales + c, count) * inverse), count); });
+            }
+        }
+    }
+}
+
+} // namespace ub::accel
