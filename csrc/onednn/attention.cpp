@@ -116,12 +116,7 @@ void attention(const ggml_compute_params * p, ggml_tensor * op, bool bf16) {
                         floats x = load_n(s + j, count) * scale;
                         if (mask != nullptr) x += load_n(bias + j, count);
                         store_n(s + j, x, count);
-                        if (count < lanes) {
-                            floats y = all(-INFINITY);
-                            std::memcpy(&y, &x, size_t(count) * sizeof(float));
-                            x = y;
-                        }
-                        most = larger(x, most);
+                        most = larger(padded_with(-INFINITY, x, count), most);
                     });
                     const float now = std::max(highest[i], largest(most));
                     // with nothing to see so far all scores are minus infinity, or NaN
@@ -133,13 +128,7 @@ void attention(const ggml_compute_params * p, ggml_tensor * op, bool bf16) {
                         const floats e = onednn::exp(load_n(s + j, count) - base);
                         if (bf16) store_bf16(narrow + i * block + j, e, count);
                         else store_n(s + j, e, count);
-                        if (count == lanes) {
-                            sums += e;
-                        } else {
-                            floats y = {};
-                            std::memcpy(&y, &e, size_t(count) * sizeof(float));
-                            sums += y;
-                        }
+                        sums += padded_with(0, e, count);
                     });
                     total[i] = total[i] * factor[i] + sum(sums);
                 }

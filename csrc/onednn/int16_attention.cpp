@@ -117,14 +117,6 @@ inline floats power_of_two(floats x) {
     return x < -126.0f ? all(0.0f) : p * (floats) (((ints) (n + shift) + 127) << 23);
 }
 
-// v, and where its count is below `lanes` the rest behind it.
-inline floats padded_with(float rest, floats v, int count) {
-    if (count == lanes) return v;
-    floats y = all(rest);
-    std::memcpy(&y, &v, size_t(count) * sizeof(float));
-    return y;
-}
-
 // Sums of products of a query by n keys in 32 bits, in place, to weights of the softmax, as s16 levels from the same place on: of every
 // `span` keys relative to the largest score among them. Scores, and `highest`, are logarithms to base 2. `factors` take what a level of each
 // span weighs; the factor for what was gathered before is returned.

@@ -54,6 +54,14 @@ inline void store(float * p, floats v) { std::memcpy(p, &v, sizeof v); }
 inline void store(float * p, floats v, int n) { std::memcpy(p, &v, size_t(n) * sizeof(float)); }
 inline floats all(float x) { return x - floats{}; }  // an added zero would stay in the code, for the sake of -0
 
+// v, and where its count is below `lanes` the rest behind it.
+inline floats padded_with(float rest, floats v, int count) {
+    if (count == lanes) return v;
+    floats y = all(rest);
+    std::memcpy(&y, &v, size_t(count) * sizeof(float));
+    return y;
+}
+
 inline floats larger(floats a, floats b) { return a > b ? a : b; }  // b where a is NaN
 // Rounded to whole numbers, ties to even; of magnitudes up to 2^22.
 inline ints whole(floats v) { return (ints) (v + 12582912.0f) - 0x4b400000; }  // 1.5 * 2^23
