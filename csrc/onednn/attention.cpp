@@ -72,7 +72,7 @@ void attention(const ggml_compute_params * p, ggml_tensor * op, bool bf16) {
     const int64_t C = q->ne[0], Cv = v->ne[0], Nq = q->ne[1], Nk = k->ne[1], heads = q->ne[2], batch = q->ne[3];
     const int64_t share = heads / k->ne[2];                     // query heads of a key head
     const int64_t width = bf16 ? (C + 31) / 32 * 32 : C;        // of copied queries and keys: tiles of bf16 hold pairs of 16
-    const bool    copied = bf16 || k->type != GGML_TYPE_F32 || apart(k);
+    const bool    copied = bf16 || k->type != GGML_TYPE_F32 || apart(k) || apart(v);
 
     // A piece is some tiles of one head: as many as there are where keys and values are copied for it, but enough pieces for all threads.
     const int64_t tile = tile_of_queries(Nq, queries_at_once, heads * batch, p->nth);

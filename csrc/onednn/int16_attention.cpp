@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace ub::accel {
 
@@ -22,29 +21,14 @@ constexpr int64_t few_keys = 256;  // with fewer, quantizing takes what products
 constexpr float   weight_bits = 14, value_levels = 2047;
 static_assert(span * (int64_t(1) << int64_t(weight_bits)) * int64_t(value_levels) <= INT32_MAX);
 
-constexpr float log2_e = 1.44269504f, nan = std::numeric_limits<float>::quiet_NaN();
+constexpr float log2_e = 1.44269504f;
 
 // The largest magnitude of the levels of queries and keys.
 float row_levels(int64_t C) { return std::floor(std::min(float(INT16_MAX), std::sqrt(float(INT32_MAX) / float(C)) - 1)); }
 
-// What to multiply by for the largest magnitude to become `levels`, and the scale of a level: NaN where a value is not finite.
-struct unit {
-    float inverse, scale;
-
-    unit(float amax, bool finite, float levels) : inverse(amax > 0 ? levels / amax : 0), scale(finite ? amax / levels : nan) {
-        if (!finite || !std::isfinite(inverse)) inverse = 0;  // values so small that it overflows count as zeros
-    }
-};
-
 // A row of C values to levels, which are zeros where the scale returned is NaN.
 float quantize_row(const float * in, int64_t C, float levels, int16_t * to) {
-    floats most = {}, broken = {};
-    each(C, [&](int64_t c, int n) {
-        const floats v = load_n(in + c, n);
-        most = larger(magnitude(v), most);
-        broken += v * 0.0f;
-    });
-    const unit u(largest(most), sum(broken) == 0, levels);
+    const unit u = unit_of(in, C, levels);
     each(C, [&](int64_t c, int n) {
         const signed_shorts level = __builtin_convertvector(u.inverse == 0 ? ints{} : whole(load_n(in + c, n) * u.inverse), signed_shorts);
         std::memcpy(to + c, &level, size_t(n) * sizeof(int16_t));
@@ -64,7 +48,7 @@ const float * row_in_f32(const ggml_tensor * t, int64_t row, int64_t head, int64
 void pack_keys(const ggml_tensor * k, int64_t head, int64_t batch, int16_t * panels, float * scales) {
     const int64_t C = k->ne[0], N = k->ne[1], padded = round_up(N, int16_panel);
     int16_t * levels = reinterpret_cast<int16_t *>(scratch(6, size_t(2 * C)));
-    float * copy = reinterpret_cast<float *>(levels + C + C % 2);
+    float * copy = reinterpret_cast<float *>(levels + C);
     for (int64_t i = 0; i < padded; ++i) {
         if (i < N) scales[i] = quantize_row(row_in_f32(k, i, head, batch, copy), C, row_levels(C), levels);
         else std::fill_n(levels, C, int16_t(0)), scales[i] = 0;
@@ -108,13 +92,13 @@ void pack_values(const ggml_tensor * v, int64_t head, int64_t batch, int16_t * p
 
 // 2^x for x up to 127, 0 below -126, NaN for NaN: relative error 3e-6, a polynomial fitted for this project by weighted least squares.
 inline floats power_of_two(floats x) {
-    const floats shift = all(12582912.0f), n = (x + shift) - shift, r = x - n;
+    const floats n = (x + rounding) - rounding, r = x - n;
     floats p = all(0.009570101967635261f);
     p = p * r + 0.05591786076153612f;
     p = p * r + 0.24024744830311234f;
     p = p * r + 0.6931218146828078f;
     p = p * r + 0.9999992614437772f;
-    return x < -126.0f ? all(0.0f) : p * (floats) (((ints) (n + shift) + 127) << 23);
+    return x < -126.0f ? all(0.0f) : p * (floats) ((whole(n) + 127) << 23);
 }
 
 // Sums of products of a query by n keys in 32 bits, in place, to weights of the softmax, as s16 levels from the same place on: of every
@@ -146,11 +130,10 @@ float weigh(int32_t * sums, int64_t n, const float * key_scales, float scale, fl
         const float base = bases[s] - weight_bits;
         floats added = {};
         each(std::min(span, n - s * span), [&](int64_t j, int count) {
-            const floats shift = all(12582912.0f);  // see whole()
-            const floats e = power_of_two(load_n(scores + s * span + j, count) * scale - base) + shift;
+            const floats e = power_of_two(load_n(scores + s * span + j, count) * scale - base) + rounding;
             const signed_shorts level = __builtin_convertvector((ints) e, signed_shorts);
             std::memcpy(levels + s * span + j, &level, size_t(count) * sizeof(int16_t));
-            added += padded_with(0, e - shift, count);
+            added += padded_with(0, e - rounding, count);
         });
         total += sum(added) * factors[s];
     }

@@ -17,7 +17,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <limits>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -112,7 +111,7 @@ void requantize(const char * q8_0, std::vector<float> & scales, int8_t * to, flo
         const int8_t * q = reinterpret_cast<const int8_t *>(q8_0 + b * step + sizeof(ggml_fp16_t));
         const float factor = scales[b] * inverse;
         int8_t * values = to + int64_t(b) * n;
-        for (int64_t k = 0; k < n; ++k) values[k] = int8_t(int32_t(float(q[k]) * factor + 12582912.0f - 12582912.0f));
+        for (int64_t k = 0; k < n; ++k) values[k] = int8_t(int32_t(float(q[k]) * factor + rounding - rounding));
         if (!wide) for (int64_t k = 0; k < n; ++k) total += values[k];
     }
     scale  = amax / 127 + broken;
@@ -219,35 +218,28 @@ int find_outliers(const float * highest, int64_t K, int64_t rows, int * columns)
 // rounding left, and its scale is finer_scale() of the row's.
 float quantize_row(const float * in, int64_t K, int64_t depth, char * to, char * finer) {
     const float levels = highest_level(depth);
-    floats most = {}, broken = {};
-    each(K, [&](int64_t k, int n) {
-        const floats v = load_n(in + k, n);
-        most = larger(magnitude(v), most);
-        broken += v * 0.0f;  // NaN for NaN and infinity
-    });
-    const float amax = largest(most), inverse = amax > 0 ? levels / amax : 0;
-    const bool sound = sum(broken) == 0 && std::isfinite(inverse);
+    const unit u = unit_of(in, K, levels);
+    const bool sound = u.inverse != 0;
     const auto write = [&](auto * q, auto * rest, auto rounded, float zero) {  // rounded: a vector of what q is
-        using level = std::decay_t<decltype(*q)>;
+        using number = std::decay_t<decltype(*q)>;
         const int64_t from = sound ? K : 0;
-        std::fill(q + from, q + depth, level(zero));
-        if (rest != nullptr) std::fill(rest + from, rest + depth, level(zero));
+        std::fill(q + from, q + depth, number(zero));
+        if (rest != nullptr) std::fill(rest + from, rest + depth, number(zero));
         if (!sound) return;
-        const auto put = [&](level * at, floats v, int n) {
-            const ints whole = (ints) (v + (12582912.0f + zero)) - 0x4b400000;
+        const auto put = [&](number * at, floats v, int n) {
+            const ints whole = (ints) (v + (rounding + zero)) - 0x4b400000;
             rounded = __builtin_convertvector(whole, decltype(rounded));
-            std::memcpy(at, &rounded, size_t(n) * sizeof(level));
+            std::memcpy(at, &rounded, size_t(n) * sizeof(number));
             return __builtin_convertvector(whole, floats) - zero;
         };
         each(K, [&](int64_t k, int n) {
-            const floats v = load_n(in + k, n) * inverse, whole = put(q + k, v, n);
-            if (rest != nullptr) put(rest + k, (v - whole) * (2 * levels), n);
+            const floats v = load_n(in + k, n) * u.inverse, level = put(q + k, v, n);
+            if (rest != nullptr) put(rest + k, (v - level) * (2 * levels), n);
         });
     };
     if (wide_rows()) write(reinterpret_cast<int16_t *>(to), reinterpret_cast<int16_t *>(finer), signed_shorts{}, 0);
     else write(reinterpret_cast<uint8_t *>(to), reinterpret_cast<uint8_t *>(finer), bytes{}, 128);
-    // a row so small that its inverse overflows counts as zeros
-    return sound ? amax / levels : amax > 0 && !std::isfinite(inverse) && sum(broken) == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
+    return u.scale;
 }
 
 float finer_scale(float scale, int64_t depth) { return scale / (2 * highest_level(depth)); }

@@ -7,8 +7,10 @@
 #include "ggml-cpu-impl.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 namespace ub::accel {
 
@@ -47,6 +49,26 @@ void   int16_multiply(int64_t m, int64_t k, const int16_t * A, int64_t a, const 
 void   int16_add_weighted(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, const float * factors, int64_t f, float * C, int64_t c);
 // The largest magnitude of an element of A with which k products by 127 fit s32.
 inline float int16_highest(int64_t k) { return float(std::min<int64_t>(INT16_MAX, INT32_MAX / (127 * k))); }
+
+// Values to whole levels: what to multiply by for the largest magnitude to become `levels`, and what a level is worth, NaN where a value is not
+// finite. Levels are zeros where `inverse` is 0: for such values, for zeros, and for magnitudes so small that it would overflow.
+struct unit {
+    float inverse, scale;
+
+    unit(float amax, bool finite, float levels)
+        : inverse(amax > 0 ? levels / amax : 0), scale(finite ? amax / levels : std::numeric_limits<float>::quiet_NaN()) {
+        if (!finite || !std::isfinite(inverse)) inverse = 0;
+    }
+};
+inline unit unit_of(const float * values, int64_t n, float levels) {
+    onednn::floats most = {}, broken = {};
+    onednn::each(n, [&](int64_t i, int count) {
+        const onednn::floats v = onednn::load_n(values + i, count);
+        most = onednn::larger(onednn::magnitude(v), most);
+        broken += v * 0.0f;  // NaN for NaN and infinity
+    });
+    return unit(onednn::largest(most), onednn::sum(broken) == 0, levels);
+}
 
 // accel.cpp: whether int8 takes rows of activations in 16 bits.
 bool   wide_rows();

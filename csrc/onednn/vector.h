@@ -62,10 +62,11 @@ inline floats padded_with(float rest, floats v, int count) {
     return y;
 }
 
-inline floats larger(floats a, floats b) { return a > b ? a : b; }  // b where a is NaN
-// Rounded to whole numbers, ties to even; of magnitudes up to 2^22.
-inline ints whole(floats v) { return (ints) (v + 12582912.0f) - 0x4b400000; }  // 1.5 * 2^23
+// Adding it rounds magnitudes up to 2^22 to whole numbers, ties to even, that stand in the low bits: 1.5 * 2^23, whose bits are 0x4b400000.
+constexpr float rounding = 12582912.0f;
+inline ints whole(floats v) { return (ints) (v + rounding) - 0x4b400000; }
 
+inline floats larger(floats a, floats b) { return a > b ? a : b; }  // b where a is NaN
 inline floats magnitude(floats v) { return (floats) ((ints) v & 0x7fffffff); }
 
 // 0, 1, 2, ... of the lanes.
@@ -109,8 +110,7 @@ inline void   store_n(float * p, floats v, int n) { n == lanes ? store(p, v) : s
 
 // e^x for x <= 88; 0 below -87.3, NaN for NaN. Relative error 1e-7.
 inline floats exp(floats x) {
-    const floats shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
-    const floats n = (x * 1.44269504f + shift) - shift;
+    const floats n = (x * 1.44269504f + rounding) - rounding;
     const floats r = (x - n * 0.693145751953125f) - n * 1.428606765330187e-06f;  // ln 2 in two parts
     floats p = all(1.0f / 5040);  // Taylor's series; |r| <= ln 2 / 2
     p = p * r + 1.0f / 720;
@@ -120,7 +120,7 @@ inline floats exp(floats x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    const ints power = ((ints) (n + shift) - 0x4b400000 + 127) << 23;
+    const ints power = (whole(n) + 127) << 23;
     return x < -87.3f ? all(0.0f) : p * (floats) power;
 }
 
