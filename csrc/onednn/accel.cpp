@@ -52,10 +52,19 @@ bool bf16_on() {
     return on;
 }
 
-// Attention's products of s16 are faster than those of f32: with AVX2, not with registers twice as wide.
-bool int16_attention_on() {
-    static const bool on = wide_rows() || (int8_on() && int16_available() && !__builtin_cpu_supports("avx512f"));
-    return on;
+// Tiles of bf16 are multiplied at once.
+bool has_amx() {
+    unsigned a, b, c, d = 0;
+    __get_cpuid_count(7, 0, &a, &b, &c, &d);
+    return (d >> 22 & 1) != 0;
+}
+
+// Attention's products of s16 are faster than those of f32 where both have registers of the same width, and finer than those of bf16. With
+// few keys, where quantizing counts, bf16 is faster, and AMX is always.
+bool int16_attention_on(const ggml_tensor * op) {
+    static const bool on = wide_rows() || (int8_on() && int16_available() && (int16_is_wide() || !__builtin_cpu_supports("avx512f")));
+    static const int64_t fewest = !bf16_on() ? 0 : has_amx() ? INT64_MAX : 512;
+    return on && int16_attention_takes(op) && op->src[1]->ne[1] >= fewest;
 }
 
 bool is_packed(const ggml_tensor * w) { return w->buffer != nullptr && w->buffer->buft == buffer_type(); }
@@ -76,7 +85,7 @@ struct traits : ggml::cpu::tensor_traits {
                 case GGML_OP_MUL_MAT:        is_packed(op->src[0]) ? int8_mul_mat(p, op) : f32_mul_mat(p, op); break;
                 case GGML_OP_FLASH_ATTN_EXT:
                     if (few_queries(op)) few_queries_attention(p, op);
-                    else if (int16_attention_on() && int16_attention_takes(op)) int16_attention(p, op);
+                    else if (int16_attention_on(op)) int16_attention(p, op);
                     else attention(p, op, bf16_on() && op->op_params[3] != GGML_PREC_F32);
                     break;
                 case GGML_OP_NORM:           norm(p, op); break;

@@ -126,17 +126,19 @@ float weigh(int32_t * sums, int64_t n, const float * key_scales, float scale, fl
     highest = now;
     total *= change[0];
     each(spans, [&](int64_t s, int count) { store_n(factors + s, power_of_two(load_n(bases + s, count) - (now + weight_bits)), count); });
+    floats added = {};
     for (int64_t s = 0; s < spans; ++s) {
         const float base = bases[s] - weight_bits;
-        floats added = {};
+        floats of_span = {};
         each(std::min(span, n - s * span), [&](int64_t j, int count) {
             const floats e = power_of_two(load_n(scores + s * span + j, count) * scale - base) + rounding;
             const signed_shorts level = __builtin_convertvector((ints) e, signed_shorts);
             std::memcpy(levels + s * span + j, &level, size_t(count) * sizeof(int16_t));
-            added += padded_with(0, e - rounding, count);
+            of_span += padded_with(0, e - rounding, count);
         });
-        total += sum(added) * factors[s];
+        added += of_span * factors[s];
     }
+    total += sum(added);
     if (n % 2 != 0) levels[n] = 0;
     return change[0];
 }
@@ -184,7 +186,7 @@ void int16_attention(const ggml_compute_params * p, ggml_tensor * op) {
 
             for (int64_t key = 0; key < Nk; key += block) {
                 const int64_t keys = std::min(block, Nk - key);
-                for (int64_t j = 0; j < keys; j += int16_panel) int16_multiply(n, C, Q, C, K + (key + j) * C, sums + j, stride);
+                int16_multiply(n, C, Q, C, K + key * C, int16_panel * C, round_up(keys, int16_panel) / int16_panel, sums, stride);
                 for (int64_t i = 0; i < n; ++i) {
                     const float before = weigh(sums + i * stride, keys, key_scales + key, query_scales[i], highest[i], total[i], factors + i * spans);
                     if (before == 1) continue;
@@ -192,11 +194,10 @@ void int16_attention(const ggml_compute_params * p, ggml_tensor * op) {
                     each(width, [&](int64_t c, int count) { store_n(o + c, load_n(o + c, count) * before, count); });
                 }
                 const int16_t * levels = reinterpret_cast<const int16_t *>(sums);
-                for (int64_t c = 0; c < width; c += int16_panel) {
-                    for (int64_t from = 0; from < keys; from += span) {
-                        const int64_t of = round_up(std::min(span, keys - from), 2);
-                        int16_add_weighted(n, of, levels + from, 2 * stride, V + c * depth + (key + from) * int16_panel, factors + from / span, spans, gathered + c, width);
-                    }
+                for (int64_t from = 0; from < keys; from += span) {
+                    const int64_t of = round_up(std::min(span, keys - from), 2);
+                    int16_add_weighted(n, of, levels + from, 2 * stride, V + (key + from) * int16_panel, depth * int16_panel, width / int16_panel,
+                                       factors + from / span, spans, gathered, width);
                 }
             }
             for (int64_t i = 0; i < n; ++i) {

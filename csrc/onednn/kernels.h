@@ -43,10 +43,13 @@ bool   int16_available();
 size_t int16_packed_size(int64_t k, int64_t n);
 void   int16_pack(int64_t k, int64_t n, const int8_t * rows, void * packed);
 void   int16_multiply(int64_t m, int64_t n, int64_t k, const int16_t * A, int64_t a, const void * packed, int32_t * C, int64_t c);
-// C[m, 16] = A[m, k] by a panel of s16, [k / 2][16][2], k even. And C[m, 16] += factors[m] * that, in f32; factors lie f apart.
+// C[m, 16 n] = A[m, k] by n panels of s16, [k / 2][16][2] each, `apart` from each other, k even. And C[m, 16 n] += factors[m] * that, in f32;
+// factors lie f apart.
 constexpr int64_t int16_panel = 16;
-void   int16_multiply(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, int32_t * C, int64_t c);
-void   int16_add_weighted(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, const float * factors, int64_t f, float * C, int64_t c);
+void   int16_multiply(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, int64_t apart, int64_t n, int32_t * C, int64_t c);
+void   int16_add_weighted(int64_t m, int64_t k, const int16_t * A, int64_t a, const int16_t * panel, int64_t apart, int64_t n, const float * factors, int64_t f,
+                          float * C, int64_t c);
+bool   int16_is_wide();  // these two take registers of 512 bits
 // The largest magnitude of an element of A with which k products by 127 fit s32.
 inline float int16_highest(int64_t k) { return float(std::min<int64_t>(INT16_MAX, INT32_MAX / (127 * k))); }
 
