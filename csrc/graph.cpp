@@ -165,11 +165,12 @@ ggml_tensor * attend_in_parts(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_
 
 } // namespace
 
-ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, bool coarse) {
+ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, precision products) {
     const int64_t n = q->ne[1], batch = q->ne[3];
-    if (g.accelerated || (g.gpu != nullptr && coarse)) {
+    if (g.accelerated || (g.gpu != nullptr && products == precision::coarse)) {
         ggml_tensor * x = ggml_flash_attn_ext(g.ctx, q, k, v, nullptr, scale, 0.0f, 0.0f);  // {Cv, heads, Nq, B}
-        ggml_flash_attn_ext_set_prec(x, coarse && g.accelerated ? GGML_PREC_DEFAULT : GGML_PREC_F32);
+        ggml_flash_attn_ext_set_prec(x, products == precision::coarse && g.accelerated ? GGML_PREC_DEFAULT : GGML_PREC_F32);
+        if (products == precision::levels) accel::allow_levels(x);
         // GPUs have it for some head sizes
         if (g.accelerated || ggml_backend_dev_supports_op(g.gpu, x)) return ggml_reshape_3d(g.ctx, x, x->ne[0] * x->ne[1], n, batch);
     }
@@ -180,8 +181,8 @@ ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor
     return ggml_reshape_3d(g.ctx, x, x->ne[0] * x->ne[1], n, batch);
 }
 
-bool is_coarse(const graph & g, const ggml_tensor * weight) {
-    return g.gpu != nullptr ? weight->type != GGML_TYPE_F32 : accel::is_int8(weight);
+precision precision_of(const graph & g, const ggml_tensor * weight) {
+    return (g.gpu != nullptr ? weight->type != GGML_TYPE_F32 : accel::is_int8(weight)) ? precision::coarse : precision::f32;
 }
 
 size_t attention_nodes(const device & dev, int64_t nq, int64_t nk, int64_t heads, int64_t batch) {

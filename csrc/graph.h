@@ -23,6 +23,13 @@
 
 namespace ub {
 
+// What products of attention may be of, where that is faster; finer ones first.
+enum class precision {
+    f32,
+    levels,  // levels in 16 bits on the CPU, 5e-4 relative rms
+    coarse   // those or bf16, and on a GPU f16 in one operation
+};
+
 enum class layout {
     as_is,         // {.., c, b, a} is traced as [a, b, c, ..]
     channels_last  // {C, W, H, B} is traced as [B, C, H, W], the way the golden files keep maps
@@ -82,12 +89,10 @@ ggml_tensor * relu_mlp(const graph & g, const std::vector<linear_weights> & laye
 ggml_tensor * split_heads(const graph & g, ggml_tensor * x, int64_t heads);
 // softmax(q k^T * scale) v in f32. q {C, Nq, heads, B}, k {C, Nk, heads, B}, v {Cv, Nk, heads, B}, views are fine
 // -> {Cv*heads, Nq, B}. Scores are made for groups of items, heads and queries so that one buffer stays within g.score_bytes.
-// coarse: products may be of bf16 or of levels in 16 bits, or on a GPU of f16 in one operation, as suits a block whose linear layers are
-// coarser than that.
-ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, bool coarse = false);
+ggml_tensor * attention(graph & g, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, float scale, precision products = precision::f32);
 
-// Whether a block with this weight computes coarser than f32: in int8 on the CPU, and on a GPU with any type below f32.
-bool is_coarse(const graph & g, const ggml_tensor * weight);
+// What suits a block with this weight: coarse where it computes in int8 on the CPU, and on a GPU with any type below f32.
+precision precision_of(const graph & g, const ggml_tensor * weight);
 
 // At most so many tensors does attention() add: part of a stage's max_nodes.
 size_t attention_nodes(const device & dev, int64_t nq, int64_t nk, int64_t heads, int64_t batch);

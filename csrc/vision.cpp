@@ -124,7 +124,7 @@ void vision::build(graph & g, int n, const float * tiles, float * vit, float * e
             ggml_tensor * v = ggml_view_3d(g.ctx, qkv, c, tokens, n, qkv->nb[1], qkv->nb[2], size_t(i) * size_t(c) * qkv->nb[0]);
             return split_heads(g, v, hparams.heads);
         };
-        ggml_tensor * a = attention(g, part(0), part(1), part(2), scale, is_coarse(g, b.proj.weight));  // {C, 1+N, n}
+        ggml_tensor * a = attention(g, part(0), part(1), part(2), scale, precision_of(g, b.proj.weight));  // {C, 1+N, n}
         x = linear(g, b.proj, a, {nullptr, /*gelu=*/false, b.ls1, x});
         x = g.block(gelu_mlp(g, b.fc1, b.fc2, layer_norm(g, b.norm2, hparams.eps, x), b.ls2, x));
     }

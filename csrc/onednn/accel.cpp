@@ -64,7 +64,7 @@ bool has_amx() {
 bool int16_attention_on(const ggml_tensor * op) {
     static const bool on = wide_rows() || (int8_on() && int16_available() && (int16_is_wide() || !__builtin_cpu_supports("avx512f")));
     static const int64_t fewest = !bf16_on() ? 0 : has_amx() ? INT64_MAX : 512;
-    return on && int16_attention_takes(op) && op->src[1]->ne[1] >= fewest;
+    return on && int16_attention_takes(op) && (op->op_params[param_levels] != 0 || op->src[1]->ne[1] >= fewest);
 }
 
 bool is_packed(const ggml_tensor * w) { return w->buffer != nullptr && w->buffer->buft == buffer_type(); }
@@ -199,6 +199,7 @@ std::string description() {
 ggml_backend_buffer_type_t int8_buffer_type() { return enabled() && int8_on() ? buffer_type() : nullptr; }
 
 bool is_int8(const ggml_tensor * weight) { return is_packed(weight); }
+void allow_levels(ggml_tensor * attention) { attention->op_params[param_levels] = 1; }
 
 bool can_pack(const ggml_tensor * w) {
     // the logits' matrix, by far the longest, stays exact

@@ -40,6 +40,9 @@ struct epilogue {
     ggml_tensor * residual = nullptr;  // of the result's shape
 };
 
+// Lets an attention in f32 have products of levels in 16 bits.
+void allow_levels(ggml_tensor * attention);
+
 // Puts the epilogue into a MUL_MAT that has no data yet. False when ggml would compute the product: it stays as it was.
 bool fuse(ggml_tensor * product, const epilogue & e);
 // The same for NORM: x * weight + bias.

@@ -148,7 +148,7 @@ __attribute__((noinline)) void weighted_tile(const int16_t * A, int64_t a, const
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) {
         float * at = C + r * c + p * width;
-        _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][p]), _mm512_set1_ps(factors[r * f]), _mm512_loadu_ps(at)));
+        onednn::store(at, onednn::load(at) + __builtin_convertvector((onednn::ints) sums[r][p], onednn::floats) * factors[r * f]);
     }
 }
 

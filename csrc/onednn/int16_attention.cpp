@@ -147,7 +147,7 @@ float weigh(int32_t * sums, int64_t n, const float * key_scales, float scale, fl
 
 bool int16_attention_takes(const ggml_tensor * op) {
     const ggml_tensor * q = op->src[0], * k = op->src[1], * mask = op->src[3];
-    return mask == nullptr && op->op_params[3] != GGML_PREC_F32 && q->ne[0] % 2 == 0 && k->ne[1] >= few_keys;
+    return mask == nullptr && (op->op_params[3] != GGML_PREC_F32 || op->op_params[param_levels] != 0) && q->ne[0] % 2 == 0 && k->ne[1] >= few_keys;
 }
 
 void int16_attention(const ggml_compute_params * p, ggml_tensor * op) {

@@ -14,9 +14,9 @@
 
 namespace ub::accel {
 
-// MUL_MAT flags and sources beyond ggml's own, as fuse() puts them.
+// Flags and sources beyond ggml's own: those of MUL_MAT as fuse() puts them, that of FLASH_ATTN_EXT as allow_levels() does.
 constexpr int src_bias = 2, src_scale = 3, src_residual = 4;
-constexpr int param_gelu = 8;  // index in op_params
+constexpr int param_gelu = 8, param_levels = 9;  // indices in op_params
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 

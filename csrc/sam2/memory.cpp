@@ -4,6 +4,7 @@
 
 #include "sam2/parts.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace ub {
@@ -145,15 +146,16 @@ static ggml_tensor * turn(const graph & g, ggml_tensor * x, ggml_tensor * turns,
 ggml_tensor * memory_attention(graph & g, const memory_attention_weights & w, const sam2_hparams & h, const memory_inputs & in) {
     ggml_tensor * x = in.x;                                                                        // {D, N}
     for (const auto & l : w.layers) {
+        const precision products = std::max(in.products, precision_of(g, l.cross_out.weight));
         ggml_tensor * n = layer_norm(g, l.norm1, eps_attention, x);
         ggml_tensor * q = turn(g, linear(g, l.self_q, n), in.x_turns, in.periods);
         ggml_tensor * k = turn(g, linear(g, l.self_k, n), in.x_turns, in.periods);
-        x = g.block(multi_head(g, l.self_out, q, k, linear(g, l.self_v, n), h.memory_heads, x));
+        x = g.block(multi_head(g, l.self_out, q, k, linear(g, l.self_v, n), h.memory_heads, x, products));
 
         n = layer_norm(g, l.norm2, eps_attention, x);
         q = turn(g, linear(g, l.cross_q, n), in.x_turns, in.periods);
         k = turn(g, linear(g, l.cross_k, in.keys), in.k_turns, in.periods);                            // {D, K}
-        x = multi_head(g, l.cross_out, q, k, linear(g, l.cross_v, in.memory), h.memory_heads, x);
+        x = multi_head(g, l.cross_out, q, k, linear(g, l.cross_v, in.memory), h.memory_heads, x, products);
 
         n = layer_norm(g, l.norm3, eps_attention, x);
         x = g.block(linear(g, l.linear2, relu(g, linear(g, l.linear1, n)), {nullptr, false, nullptr, x}));

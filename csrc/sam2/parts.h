@@ -25,7 +25,7 @@ mlp_weights load_mlp(weights & w, const std::string & name, const std::vector<in
 // Attention, its output projection, and the residual where there is one: q {h*C, Nq, B}, k and v {h*C, Nk, B}, heads side by
 // side -> {D, Nq, B}.
 ggml_tensor * multi_head(graph & g, const linear_weights & out, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int heads,
-                         ggml_tensor * residual = nullptr);
+                         ggml_tensor * residual = nullptr, precision products = precision::f32);
 
 // ------------------------------------------------------------------------------------------------------------ trunk.cpp
 
@@ -182,6 +182,7 @@ struct memory_inputs {
     ggml_tensor * x_turns;   // {2*heads*N}, i32
     ggml_tensor * k_turns;   // {2*heads*K}, i32
     ggml_tensor * periods;   // {pairs of half a head}, see turn_periods
+    precision     products;  // of attention; next to coarser weights they are as coarse
 };
 
 // -> {D, N}, in place of F2.

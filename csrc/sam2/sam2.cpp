@@ -206,6 +206,8 @@ struct sam2::impl {
         in.x_turns = g.input(GGML_TYPE_I32, {2 * h.memory_heads * N}, x_turns);
         in.k_turns = g.input(GGML_TYPE_I32, {2 * h.memory_heads * K}, k_turns);
         in.periods = g.input(GGML_TYPE_F32, {h.width / h.memory_heads / 4}, periods.data());
+        // scores are too sharp for bf16; but levels are finer than what int8 leaves of the image's features
+        in.products = g.accelerated && accel::is_int8(p.trunk.blocks.back().proj.weight) ? precision::levels : precision::f32;
         ggml_tensor * x = memory_attention(g, p.memory.attention, h, in);
         g.output(g.tap(name, x, {N, D}), out);
     }

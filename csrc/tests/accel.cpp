@@ -255,8 +255,8 @@ TEST_CASE("attention agrees with double precision") {
                     // few_queries.cpp
                     {64, 64, 1, 2583, 14, 2, 1, true, f16}, {64, 64, 1, 3, 14, 2, 1, false, f16}, {80, 20, 3, 333, 9, 1, 2, true, f16},
                     {32, 64, 7, 130, 6, 3, 1, true, q8_0}, {20, 36, 2, 65, 4, 2, 3, false, f16}, {64, 64, 5, 700, 4, 1, 1, true, f32}, {64, 64, 16, 300, 14, 2, 1, true, f16}}) {
-        for (bool coarse : {false, true}) {
-            CAPTURE(s.C); CAPTURE(s.Nq); CAPTURE(s.Nk); CAPTURE(coarse);
+        for (precision products : {precision::f32, precision::levels, precision::coarse}) {
+            CAPTURE(s.C); CAPTURE(s.Nq); CAPTURE(s.Nk); CAPTURE(int(products));
             const auto q = noise(size_t(s.C * s.Nq * s.heads * s.B), 1);
             auto k = noise(size_t(s.C * s.Nk * s.kv_heads * s.B), 2), v = noise(size_t(s.Cv * s.Nk * s.kv_heads * s.B), 3);
             auto stored = [&](std::vector<float> & x, int64_t row) {  // and x as it is read back
@@ -296,10 +296,11 @@ TEST_CASE("attention agrees with double precision") {
                 ggml_tensor * tv = g.input(s.type, {s.Cv, s.Nk, s.kv_heads, s.B}, v_stored.data());
                 ggml_tensor * m = s.masked ? g.input(GGML_TYPE_F16, {s.Nk, s.Nq}, mask.data()) : nullptr;
                 ggml_tensor * out = ggml_flash_attn_ext(g.ctx, tq, tk, tv, m, scale, 0, 0);
-                ggml_flash_attn_ext_set_prec(out, coarse ? GGML_PREC_DEFAULT : GGML_PREC_F32);
+                ggml_flash_attn_ext_set_prec(out, products == precision::coarse ? GGML_PREC_DEFAULT : GGML_PREC_F32);
+                if (products == precision::levels) accel::allow_levels(out);
                 g.output(out, got.data());
             });
-            CHECK(difference(got, want) < (coarse ? 0.01 : 1e-6));
+            CHECK(difference(got, want) < (products == precision::coarse ? 0.01 : products == precision::levels ? 0.001 : 1e-6));
         }
     }
 }
@@ -359,7 +360,7 @@ TEST_CASE("attention: NaN stays in its query, sharp scores and large ones do not
     }
 }
 
-TEST_CASE("coarse attention: many small weights beside a large one count, what is not finite stays in its query or channel") {
+TEST_CASE("attention in levels or coarse: many small weights beside a large one count, what is not finite stays in its query or channel") {
     if (skipped()) return;
     const int64_t C = 64, N = 600, small = 3, broken = 5, zero = 7, infinite = 9;
     std::vector<float> q(size_t(C * N), 0.0f), k(size_t(C * N), 0.0f), v(size_t(C * N), -1.0f);
@@ -369,21 +370,23 @@ TEST_CASE("coarse attention: many small weights beside a large one count, what i
     k[0] = 1;  // the first key's score is 8, the others' 0
     std::fill_n(v.begin(), C, 1.0f);
     v[size_t(20 * C + infinite)] = std::numeric_limits<float>::infinity();
-    runner r(2);
-    std::vector<float> got(q.size());
-    r.run([&](graph & g) {
-        auto in = [&](const std::vector<float> & x) { return g.input(GGML_TYPE_F32, {C, N, 1, 1}, x.data()); };
-        g.output(attention(g, in(q), in(k), in(v), 1.0f, /*coarse=*/true), got.data());
-    });
     const double e = std::exp(8.0), others = double(N - 1);
-    for (int64_t i = 0; i < N; ++i) {
-        CAPTURE(i);
-        for (int64_t c = 0; c < C; ++c) {
-            const double x = got[size_t(i * C + c)];
-            if (i == broken) CHECK(std::isnan(x));
-            else if (c == infinite) CHECK_FALSE(std::isfinite(x));
-            else if (i == zero || i == small) CHECK(x == doctest::Approx((1 - others) / (1 + others)).epsilon(1e-3));
-            else CHECK(x == doctest::Approx((e - others) / (e + others)).epsilon(3e-3));
+    for (precision products : {precision::levels, precision::coarse}) {
+        runner r(2);
+        std::vector<float> got(q.size());
+        r.run([&](graph & g) {
+            auto in = [&](const std::vector<float> & x) { return g.input(GGML_TYPE_F32, {C, N, 1, 1}, x.data()); };
+            g.output(attention(g, in(q), in(k), in(v), 1.0f, products), got.data());
+        });
+        for (int64_t i = 0; i < N; ++i) {
+            CAPTURE(i);
+            for (int64_t c = 0; c < C; ++c) {
+                const double x = got[size_t(i * C + c)];
+                if (i == broken) CHECK(std::isnan(x));
+                else if (c == infinite) CHECK_FALSE(std::isfinite(x));
+                else if (i == zero || i == small) CHECK(x == doctest::Approx((1 - others) / (1 + others)).epsilon(1e-3));
+                else CHECK(x == doctest::Approx((e - others) / (e + others)).epsilon(3e-3));
+            }
         }
     }
 }
