@@ -746,7 +746,7 @@ func (d *benchDocument) print(w io.Writer) error {
 	fmt.Fprintln(t, "through the library\t\t\t")
 	answers(d.Library)
 	if v := d.Volume; v != nil {
-		fmt.Fprintf(t, "volume of %d slices, 1 [SEG]\t%.3f\t\t%d\n", v.Slices, v.Seconds, v.Encoded)
+		fmt.Fprintf(t, "volume of %d slices, 1 [SEG], %s at the peak\t%.3f\t\t%d\n", v.Slices, bytesText(v.Peak), v.Seconds, v.Encoded)
 	}
 	fmt.Fprintln(t)
 	if err := t.Flush(); err != nil {
