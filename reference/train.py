@@ -50,7 +50,7 @@ VOCABULARY = 1500  # at most; the texts need fewer
 
 def sam2_config(size):
     """SAM 2 of unibiomed-nano. Windows divide every map of the sizes in use, so nothing is padded."""
-    windows = {128: [8, 4, 8, 4], 192: [8, 4, 12, 6], 256: [8, 4, 16, 8], 384: [8, 4, 12, 6], 512: [8, 4, 16, 8], 768: [8, 4, 16, 8]}[size]
+    windows = {128: [8, 4, 8, 4], 192: [8, 4, 12, 6], 256: [8, 4, 16, 8], 384: [8, 4, 12, 6], 512: [8, 4, 16, 8], 640: [8, 4, 20, 10], 768: [8, 4, 16, 8]}[size]
     return Sam2Config(
         image_size=size, hiera_embed_dim=64, hiera_num_heads=1, hiera_stages=[1, 2, 6, 2], hiera_global_att_blocks=[5, 8],
         hiera_window_spec=windows, d_model=128, memory_dim=32, memory_attention_num_layers=1, memory_attention_mlp_dim=128,
@@ -694,7 +694,7 @@ def main():
     parser.add_argument("--data", required=True, help="folder with index.jsonl")
     parser.add_argument("--work", required=True, help="folder for the pixel cache and the training state")
     parser.add_argument("--stage", choices=["sam", "language", "export"], required=True)
-    parser.add_argument("--size", type=int, default=256, help="SAM 2 image size, 128, 192, 256, 384, 512 or 768; weights fit every size")
+    parser.add_argument("--size", type=int, default=256, help="SAM 2 image size, 128, 192, 256, 384, 512, 640 or 768; weights fit every size")
     parser.add_argument("--tile", type=int, default=224, help="language and export: side of the vision tower's tile, a multiple of 28; weights fit every size")
     parser.add_argument("--steps", type=int, default=20000, help="last step of the stage")
     parser.add_argument("--minutes", type=float, help="length of this run, if it ends before --steps; on a GPU that is lent for a while")
