@@ -746,7 +746,11 @@ func (d *benchDocument) print(w io.Writer) error {
 	fmt.Fprintln(t, "through the library\t\t\t")
 	answers(d.Library)
 	if v := d.Volume; v != nil {
-		fmt.Fprintf(t, "volume of %d slices, 1 [SEG], %s at the peak\t%.3f\t\t%d\n", v.Slices, bytesText(v.Peak), v.Seconds, v.Encoded)
+		what := fmt.Sprintf("volume of %d slices, 1 [SEG]", v.Slices)
+		if v.Peak > 0 {
+			what += fmt.Sprintf(", %s at the peak", bytesText(v.Peak))
+		}
+		fmt.Fprintf(t, "%s\t%.3f\t\t%d\n", what, v.Seconds, v.Encoded)
 	}
 	fmt.Fprintln(t)
 	if err := t.Flush(); err != nil {

@@ -1,7 +1,8 @@
 // int16.cpp: products of s16 rows by s8 weights, for processors with AVX2 that have no dot products of 8 bits, and by s16, for attention.
 //
 // Without dot products of 8 bits a product of u8 by s8 saturates in 16 bits. vpmaddwd multiplies s16 by s16 and adds pairs in s32, exactly, at
-// more than one and a half times the rate of f32; with VNNI vpdpwssd adds to the sum, too. Weights stay s8 in memory and are widened a panel at a time, into the L1 cache.
+// more than one and a half times the rate of f32; with VNNI vpdpwssd adds to the sum, too. Weights stay s8 in memory and are widened a panel
+// at a time, into the L1 cache.
 //
 // Packed: panels of 16 output channels, the last padded with zeros; in a panel [k / 2][channel][2], so that a pair of input
 // channels is 32 bytes, of s16 64.
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -190,7 +192,7 @@ template <class F> void by_groups(int64_t rows, int64_t most, F && f) {
 template <class T> void rows_by_panel(int64_t rows, const int16_t * A, int64_t a, const T * panel, int64_t k, int32_t * C, int64_t c, bool accumulate) {
     using kernel = void (*)(const int16_t *, int64_t, const T *, int64_t, int32_t *, int64_t, bool);
     constexpr kernel kernels[] = {tile<1, T>, tile<2, T>, tile<3, T>, tile<4, T>, tile<5, T>, tile<6, T>};
-    by_groups(rows, 6, [&](int64_t r, int64_t n) { kernels[n - 1](A + r * a, a, panel, k, C + r * c, c, accumulate); });
+    by_groups(rows, std::size(kernels), [&](int64_t r, int64_t n) { kernels[n - 1](A + r * a, a, panel, k, C + r * c, c, accumulate); });
 }
 
 } // namespace

@@ -114,7 +114,7 @@ ggml_tensor * hiera_forward(graph & g, const hiera_block_weights & w, const hier
     ggml_tensor * q = part(0);
     if (b.pool) q = max_pool(g, ggml_cont(g.ctx, q), b.window_in);                                 // {Cout, T/4, n}
     ggml_tensor * residual = b.global ? ggml_reshape_3d(g.ctx, shortcut, C, T, 1) : shortcut;
-    x = multi_head(g, w.proj, q, part(1), part(2), b.heads, residual, precision_of(g, w.proj.weight));                             // {Cout, T', n}
+    x = multi_head(g, w.proj, q, part(1), part(2), b.heads, residual, precision_of(g, w.proj.weight));  // {Cout, T', n}
     x = ggml_reshape_3d(g.ctx, x, C, shortcut->ne[1], shortcut->ne[2]);
     return gelu_mlp(g, w.mlp_0, w.mlp_1, layer_norm(g, w.norm2, eps_trunk, x), nullptr, x);
 }

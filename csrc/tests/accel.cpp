@@ -251,7 +251,8 @@ TEST_CASE("attention agrees with double precision") {
     struct shape { int64_t C, Cv, Nq, Nk, heads, kv_heads, B; bool masked; ggml_type type; };
     for (shape s : {shape{64, 64, 300, 1025, 2, 2, 1, false, f32}, {72, 72, 49, 49, 3, 3, 5, false, f32}, {16, 32, 1, 7, 2, 2, 2, false, f32},
                     {256, 64, 33, 600, 1, 1, 1, false, f32}, {64, 64, 70, 70, 4, 2, 1, true, f16}, {64, 64, 20, 1300, 14, 2, 1, true, f16},
-                    {64, 32, 20, 1300, 14, 2, 1, true, q8_0}, {80, 20, 40, 333, 4, 2, 2, false, f16}, {72, 72, 150, 513, 2, 2, 1, false, f32}, {10, 6, 17, 257, 1, 1, 3, false, f32}, {64, 64, 20, 9001, 1, 1, 1, false, f32},
+                    {64, 32, 20, 1300, 14, 2, 1, true, q8_0}, {80, 20, 40, 333, 4, 2, 2, false, f16}, {72, 72, 150, 513, 2, 2, 1, false, f32}, {10, 6, 17, 257, 1, 1, 3, false, f32},
+                    {64, 64, 20, 9001, 1, 1, 1, false, f32},  // keys are packed block by block
                     // few_queries.cpp
                     {64, 64, 1, 2583, 14, 2, 1, true, f16}, {64, 64, 1, 3, 14, 2, 1, false, f16}, {80, 20, 3, 333, 9, 1, 2, true, f16},
                     {32, 64, 7, 130, 6, 3, 1, true, q8_0}, {20, 36, 2, 65, 4, 2, 3, false, f16}, {64, 64, 5, 700, 4, 1, 1, true, f32}, {64, 64, 16, 300, 14, 2, 1, true, f16}}) {
